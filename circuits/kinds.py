@@ -55,6 +55,7 @@ KINDS: dict[str, str] = {
     "recall_replication": "circuits.recall_reasoning.published:Replication",
     "feasibility": "circuits.recall_reasoning.feasibility_result:Feasibility",
     "bridge": "circuits.recall_reasoning.bridge_result:BridgeStudy",
+    "thought": "circuits.recall_reasoning.thought_result:Thought",
     "emotion discovery": "circuits.emotion.result:EmotionDiscovery",
     "emotion effects": "circuits.emotion.result:EmotionEffects",
     "emotion comparison": "circuits.emotion.emotion_comparison:EmotionComparison",

@@ -29,6 +29,9 @@ from planted_cases import PLAIN, sharp
 from planted_cases import planted as planted_chains
 from planted_recall import planted, planted_data
 from stability_examples import template_pairs
+from thought_examples import SETTINGS as CHAINS
+from thought_examples import planted as planted_replies
+from thought_examples import writer_model, written_folder
 
 import interp
 from circuits.discovery import (
@@ -72,6 +75,7 @@ from circuits.recall_reasoning import (
     bridge,
     feasibility,
     study,
+    thought,
 )
 from circuits.recall_reasoning.published import replicate
 from circuits.recall_reasoning.result import RecallReasoning
@@ -258,6 +262,18 @@ def bridge_study(out: Path) -> Path:
     return replace(found, model=MODEL).save(out)
 
 
+def thought_run(out: Path) -> Any:
+    files = written_folder(out.parent.with_name("thought-facts"))
+    with planted_replies():
+        return thought(writer_model(), CHAINS, out, datasets=files)
+
+
+def thought_page(out: Path) -> Path:
+    found = thought_run(out.with_name("thought-run"))
+    chains = found.chains.assign(reply=found.chains["reply"] + EVIL)
+    return replace(found, model=MODEL, chains=chains).save(out)
+
+
 def emotion_comparison(out: Path) -> Path:
     found = comparison_of_emotions()
     replies = found.replies.assign(reply=found.replies["reply"] + f" {EVIL}")
@@ -324,6 +340,7 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "recall_replication": recall_replication,
     "feasibility": feasible_cells,
     "bridge": bridge_study,
+    "thought": thought_page,
     "emotion comparison": emotion_comparison,
     "emotion effects": emotion_effects,
     "emotion discovery": emotion_discovery,
@@ -398,6 +415,7 @@ RUNS: dict[str, Callable[[Path], Any]] = {
     "edit sequence": edit_sequence,
     "query-value": query_value_run,
     "recall": recall_run,
+    "thought": thought_run,
     "emotion circuit": emotion_discovery,
     "emotion evaluate": emotion_evaluate,
 }

@@ -25,6 +25,7 @@ from circuits.query_value.result import QueryValue
 from circuits.recall_reasoning.feasibility_result import Feasibility
 from circuits.recall_reasoning.published import Replication
 from circuits.recall_reasoning.result import RecallReasoning
+from circuits.recall_reasoning.thought_result import Thought
 from interp import Plan, Scale
 from interp.ablation.result import AblationResult
 from interp.attribution.scores import Scores, UnitScores
@@ -41,6 +42,7 @@ LOADS: dict[str, Callable[[Path], Any]] = {
     "edit sequence": EditSequences.load,
     "query-value": QueryValue.load,
     "recall": RecallReasoning.load,
+    "thought": Thought.load,
     "emotion circuit": EmotionDiscovery.load,
     "emotion evaluate": EmotionComparison.load,
 }
@@ -218,6 +220,6 @@ def test_what_is_sealed_again_loads_or_is_refused_at_length(
 
 
 def test_every_kind_loads_while_it_is_whole(folders: dict[str, Any]):
-    assert len(folders) == 18
+    assert len(folders) == 19
     for at, load in folders.values():
         load(at)

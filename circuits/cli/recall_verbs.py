@@ -35,6 +35,7 @@ from circuits.recall_reasoning.settings import (
     BridgeSettings,
     FeasibilitySettings,
     StudySettings,
+    ThoughtSettings,
     load_recipe,
 )
 from interp.data.records import checked
@@ -52,6 +53,16 @@ DatasetsOption = Annotated[
         file_okay=False,
         help="Folder with your own recall_facts.jsonl, ioi.jsonl and linguistic_puzzles.jsonl; "
         "by default the shipped ones.",
+    ),
+]
+
+FactsOption = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        file_okay=False,
+        help="Folder with your own recall_facts.jsonl and neutral_text.txt; by default the "
+        "shipped ones.",
     ),
 ]
 
@@ -180,15 +191,7 @@ def bridge(
     changes: Annotated[dict[str, Any], BridgeSettings],
     in_chat: InChat,
     force: ForceOption = False,
-    datasets: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True,
-            file_okay=False,
-            help="Folder with your own recall_facts.jsonl and neutral_text.txt; by default the "
-            "shipped ones.",
-        ),
-    ] = None,
+    datasets: FactsOption = None,
     jacobian: JacobianOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -207,6 +210,29 @@ def bridge(
     print_table(found.best_read.loc[:, read], "bridge, at its best depth")
     swapped = ["swaps", "position", "layer", "condition", "follows", "stays", "n"]
     print_table(found.chosen.loc[:, swapped], "swaps, layer chosen on other countries")
+    print_run(out)
+
+
+@command(app, "interp recall-reasoning thought --model smollm2-135m --n 40 --out runs/thought")
+def thought(
+    on: OnModel,
+    out: NeededOutOption,
+    changes: Annotated[dict[str, Any], ThoughtSettings],
+    in_chat: InChat,
+    force: ForceOption = False,
+    datasets: FactsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Edit written chains of thought, and count the final answers that follow."""
+    from circuits.recall_reasoning.thought import thought as study
+
+    settings = checked(ThoughtSettings, changes | in_chat.settings(), "settings")
+    found = study(on.load(), settings, out, datasets=datasets, force=force)
+    if as_json:
+        print_json({"run": str(out), "page": str(out / "index.html"), **found.summary()})
+        return
+    stdout.print(escape(repr(found)), highlight=False)
+    print_table(found.rates.loc[:, ["condition", "outcome", "rate", "n"]], "final answers")
     print_run(out)
 
 

@@ -7,7 +7,8 @@
 `designs` says what is compared, `sources` where the prompts come from, `cells` how they are split;
 `filter`, `scores`, `losses` and `dissociation` are the steps of `study`; `feasibility` says which
 cells a model can do. `published` computes the published statistics, `probes` those of two-hop
-recall and copying; `bridge` reads and swaps the bridge entity of two-hop prompts.
+recall and copying; `bridge` reads and swaps the bridge entity of two-hop prompts,
+`thought` edits written chains of thought.
 """
 
 from typing import TYPE_CHECKING
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
         BridgeSettings,
         FeasibilitySettings,
         StudySettings,
+        ThoughtSettings,
     )
     from circuits.recall_reasoning.sources import build
     from circuits.recall_reasoning.study import study
+    from circuits.recall_reasoning.thought import thought
+    from circuits.recall_reasoning.thought_result import Thought
 
 __all__ = [
     "CELLS",
@@ -40,11 +44,14 @@ __all__ = [
     "FeasibilitySettings",
     "RecallReasoning",
     "StudySettings",
+    "Thought",
+    "ThoughtSettings",
     "bridge",
     "build",
     "feasibility",
     "load_data",
     "study",
+    "thought",
 ]
 
 lazy(__name__)

@@ -8,7 +8,17 @@ from pydantic import Field
 from circuits.recall_reasoning.designs import DesignName
 from interp.data.chat import Chat
 from interp.data.datasets import locate
-from interp.data.records import Amount, ClosedRow, Count, Dtype, Index, Text, checked, read_json
+from interp.data.records import (
+    Amount,
+    ClosedRow,
+    Count,
+    Dose,
+    Dtype,
+    Index,
+    Text,
+    checked,
+    read_json,
+)
 
 Rule = Literal["exclusive", "absolute", "clipped", "difference"]
 Ablation = Literal["resample", "mean", "zero"]
@@ -107,4 +117,19 @@ class BridgeSettings(ClosedRow):
         description="Positions swapped, counted from the landmark's last token; by default all.",
     )
     seed: Index = Field(default=0, description="Random seed for halves and swaps.")
+    chat: ChatField = None
+
+
+class ThoughtSettings(ClosedRow):
+    """What `thought` asks, and how it intervenes."""
+
+    template: Text = Field(
+        default="The capital of the country where {} is located is the city of",
+        description="Text that is to be completed; {} stands for the landmark.",
+    )
+    n: Count = Field(default=60, description="Number of questions, drawn from all landmarks.")
+    new_tokens: Count = Field(default=64, description="Largest number of tokens of a reply.")
+    resamples: Count = Field(default=1, description="Number of times each sentence is drawn again.")
+    temperature: Dose = Field(default=1.0, description="Temperature of these draws.")
+    seed: Index = Field(default=0, description="Random seed for questions, edits and draws.")
     chat: ChatField = None
