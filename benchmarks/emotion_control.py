@@ -3,8 +3,10 @@
     python -m benchmarks.emotion_control test smollm2-135m    # some conditions, or all
     python -m benchmarks.emotion_control retest smollm2-135m  # the same for all events left
     python -m benchmarks.emotion_control all smollm2-135m     # all conditions, half of the test's
+    python -m benchmarks.emotion_control tune smollm2-135m    # doses, on the tuning texts
 
-Doses come from circuits/emotion/recipes/; the discovery from `interp emotion circuit --out
+Doses come from circuits/emotion/recipes/; `tune` tries a grid of them and prints, per emotion, the
+one with most joint replies. the discovery from `interp emotion circuit --out
 runs/emotion/MODEL/discovery`. All go on where they were stopped; with `--minutes` they stop by
 themselves. `--published` names judged replies of another model (rows of gen_text, emotion, match,
 skeleton_id) to fit the judges on, too.
@@ -13,8 +15,8 @@ skeleton_id) to fit the judges on, too.
 import argparse
 import json
 import time
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,22 +35,23 @@ from circuits.emotion import (
     situations,
 )
 from circuits.emotion.emotion_comparison import evaluate
-from circuits.emotion.emotion_settings import Decoding
 from circuits.emotion.judges import Judge, by_activations, by_words, fit_judge, training_replies
 from circuits.emotion.replies import plain_replies
 from interp.model.model import Model
 from interp.results.run_folder import RunFolder, identity
 
 RUNS = Path("runs/emotion")
-JUDGE_MODEL = {"smollm2-135m": "gemma-3-270m", "gemma-3-270m": "smollm2-135m"}
+MODELS = ("smollm2-135m", "gemma-3-270m", "qwen2.5-coder-0.5b")
+GRID = {"steering": (0.05, 0.08, 0.12, 0.18), "circuit": (1.0, 2.0, 3.0, 4.0)}
+"""Fractions of the state's norm, and strengths of circuits."""
 PARTS = {"test": slice(80, 240), "retest": slice(240, 480), "all": slice(80, 160)}
 """Which events of the test file, whose first 80 were scored by earlier versions."""
 N_PLAIN = 120
 
 
-def asking() -> ReplyPrompts:
+def asking(style: str = "felt:B") -> ReplyPrompts:
     texts = EmotionTexts.load("test")
-    return ReplyPrompts(texts.frames, texts.replies)
+    return ReplyPrompts(texts.frames, texts.replies, style)
 
 
 def kept(model: Model, part: str) -> AbstractContextManager[RunFolder]:
@@ -73,9 +76,25 @@ def write(made: ReplyWriter, conditions: list[Condition], until: float) -> bool:
     return True
 
 
+def tune(made: ReplyWriter, conditions: list[Condition], published: str | None) -> None:
+    """Joint replies to the tuning texts, by the first judge, of every dose and emotion."""
+    grid = [
+        replace(condition.at(dose), name=f"{condition.name}@{dose:g}")
+        for condition in conditions
+        if condition.strength
+        for dose in GRID.get(condition.name, GRID["circuit"])
+    ]
+    plain = [condition for condition in conditions if not condition.strength]
+    judges = judges_of(made.model.name, published)
+    found = evaluate(made, [*plain, *grid], judges, EmotionRecipe.of(made.model.name).criteria)
+    for criterion in ("joint", "expressed"):
+        print(f"\n{criterion}\n{found.by_emotion(criterion).round(2).to_string(index=False)}")
+    show(found)
+
+
 def judges_of(name: str, published: str | None) -> dict[str, Judge]:
     """The judges, and what they are without blind labels; the first decides."""
-    model = interp.load_model(JUDGE_MODEL[name], device="cpu", dtype="float32")
+    model = interp.load_model(EmotionRecipe.of(name).judge_model, device="cpu", dtype="float32")
     texts = EmotionTexts.load("test", published=published)
     makes = {"activations": by_activations(model), "words": by_words}
     judges: dict[str, Judge] = {}
@@ -90,19 +109,11 @@ def plain(model: Model) -> list[str]:
     file = RUNS / model.name / "plain.json"
     if not file.is_file():
         texts = situations(load_scenarios("emotion_scenarios_discovery"), N_PLAIN)
+        recipe = EmotionRecipe.of(model.name)
+        said = plain_replies(model, asking(recipe.style), texts, recipe.decoding)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(plain_replies(model, asking(), texts, Decoding())))
+        file.write_text(json.dumps(said))
     return json.loads(file.read_text())
-
-
-def judged(
-    made: ReplyWriter, conditions: list[Condition], judges: Mapping[str, Judge], out: Path
-) -> EmotionComparison:
-    """All judges' labels of all conditions, saved."""
-    recipe = EmotionRecipe.of(made.model.name)
-    found = evaluate(made, conditions, judges, recipe.criteria)
-    found.save(out)
-    return found
 
 
 def show(found: EmotionComparison) -> None:
@@ -115,25 +126,32 @@ def show(found: EmotionComparison) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=tuple(PARTS))
-    parser.add_argument("model", choices=tuple(JUDGE_MODEL))
+    parser.add_argument("part", choices=(*PARTS, "tune"))
+    parser.add_argument("model", choices=MODELS)
     parser.add_argument("--published", help="judged replies of another model")
     parser.add_argument("--conditions", help="with commas; default: all")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so many")
     given = parser.parse_args()
     until = time.monotonic() + 60 * given.minutes
     torch.set_num_threads(1)
-    model = interp.load_model(given.model, device="cpu", dtype="float32")
-    found = EmotionDiscovery.load(RUNS / model.name / "discovery").of(model)
+    recipe = EmotionRecipe.of(given.model)
+    model = interp.load_model(given.model, device="cpu", dtype=recipe.dtype)
+    discovery = EmotionDiscovery.load(RUNS / model.name / "discovery").of(model)
     names = given.conditions and given.conditions.split(",")
-    conditions = conditions_of(model, found, EmotionRecipe.of(model.name).doses, names)
-    chosen = PARTS[given.part]
-    texts = situations(load_scenarios("emotion_scenarios_test"), chosen.stop)[chosen]
+    conditions = conditions_of(model, discovery, recipe.doses, names)
+    tuning = given.part == "tune"
+    chosen = slice(0, 40) if tuning else PARTS[given.part]
+    events = load_scenarios(f"emotion_scenarios_{'tuning' if tuning else 'test'}")
+    texts = situations(events, chosen.stop)[chosen]
     with kept(model, given.part) as steps:
-        made = ReplyWriter(model, asking(), texts, steps=steps)
-        if write(made, conditions, until) and time.monotonic() < until:
-            judges, out = judges_of(model.name, given.published), folder(model.name, given.part)
-            show(judged(made, conditions, judges, out))
+        made = ReplyWriter(model, asking(recipe.style), texts, recipe.decoding, steps)
+        if tuning:
+            tune(made, conditions, given.published)
+        elif write(made, conditions, until) and time.monotonic() < until:
+            judges = judges_of(model.name, given.published)
+            found = evaluate(made, conditions, judges, recipe.criteria)
+            found.save(folder(model.name, given.part))
+            show(found)
 
 
 if __name__ == "__main__":

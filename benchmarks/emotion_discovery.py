@@ -26,6 +26,7 @@ from circuits.emotion import (
     EMOTIONS,
     Directions,
     EmotionDiscovery,
+    EmotionRecipe,
     EmotionTexts,
     discover,
     overlap_table,
@@ -40,10 +41,9 @@ from interp.statistics import bootstrap_mean
 
 
 def found_in(model: Model, folder: Path) -> EmotionDiscovery:
-    texts = EmotionTexts.load("discovery")
-    return discover(
-        model, texts.events, texts.frames, None, texts.replies, folder / "discovery", progress=say
-    )
+    texts, settings = EmotionTexts.load("discovery"), EmotionRecipe.of(model.name).settings
+    at = folder / "discovery"
+    return discover(model, texts.events, texts.frames, settings, texts.replies, at, progress=say)
 
 
 def vignettes(model: Model, found: EmotionDiscovery) -> pd.DataFrame:
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/emotion"))
     given = parser.parse_args()
     for name in given.model:
-        model = interp.load_model(name, device="cpu", dtype="float32")
+        model = interp.load_model(name, device="cpu", dtype=EmotionRecipe.of(name).dtype)
         folder = given.runs / name
         folder.mkdir(parents=True, exist_ok=True)
         found = found_in(model, folder)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from sklearn.metrics import cohen_kappa_score
 
-from benchmarks.emotion_control import JUDGE_MODEL, judges_of
+from benchmarks.emotion_control import MODELS, judges_of
 from circuits.emotion.texts import load_labelled
 from interp.data import datasets
 from interp.data.records import read_jsonl
@@ -31,7 +31,7 @@ def blind_rows(model: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", choices=tuple(JUDGE_MODEL))
+    parser.add_argument("model", choices=MODELS)
     parser.add_argument("--published", help="judged replies of another model")
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import cohen_kappa_score
 
-from benchmarks.emotion_control import JUDGE_MODEL, RUNS
+from benchmarks.emotion_control import MODELS, RUNS
 from benchmarks.emotion_control import folder as judged
 from benchmarks.emotion_judges import BLIND
 from circuits.emotion import LABELS, EmotionComparison
@@ -142,7 +142,7 @@ def annotated(model: str, part: str) -> EmotionComparison:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=("draw", "join", "judge"))
-    parser.add_argument("model", choices=tuple(JUDGE_MODEL))
+    parser.add_argument("model", choices=MODELS)
     parser.add_argument("--part", choices=("tuning", *TESTS), default="tuning")
     parser.add_argument("--conditions", help="with commas; default: all")
     parser.add_argument("--n", type=int, help="replies; default: all")

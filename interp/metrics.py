@@ -151,6 +151,17 @@ NO_GRADIENT = ("kl", "rank")
 """Metrics without a gradient at the clean run."""
 
 
+def with_gradient(metric: AnyMetric) -> Metric:
+    """A metric to attribute by; `PlanError` where it has no gradient at the clean run."""
+    chosen = as_metric(metric)
+    if chosen.name in NO_GRADIENT:
+        raise PlanError(
+            f"{chosen.name!r} has no gradient at the clean run; use 'logit_diff', 'logprob' or "
+            "'prob'."
+        )
+    return chosen
+
+
 # --- the user's --------------------------------------------------------------------------------
 
 F = TypeVar("F", bound=Callable[..., Any])

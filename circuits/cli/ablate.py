@@ -154,14 +154,13 @@ def _print(result: Any, out: Path | None) -> None:
     stdout.print(
         f"[bold]{result.kind} ablation[/bold] on {escape(result.model)}: {len(result.sets)} "
         f"set{'s' * (len(result.sets) != 1)}, {result.n_pairs} pairs of {escape(result.source)} "
-        f"({len(result.excluded)} excluded), {result.seconds:.2f} s",
-        highlight=False,
+        f"({len(result.excluded)} excluded), {result.seconds:.2f} s"
     )
     for readout in result.readouts:
         baseline = float(result.reading(readout)["baseline"].mean())
         print_table(_brief(result.top(10, readout)), f"{readout}: {baseline:.3f} unablated")
     for name, reason in list(result.uncontrolled.items())[:5]:
-        stdout.print(f"[dim]no control for {escape(name)}: {escape(reason)}[/dim]", highlight=False)
+        stdout.print(f"[dim]no control for {escape(name)}: {escape(reason)}[/dim]")
     print_run(out, result.excluded)
 
 

@@ -79,6 +79,6 @@ def attribute(
     if as_json:
         print_json({"run": into.run, **scores.summary(seed), "seed": seed})
         return
-    stdout.print(escape(repr(scores)), highlight=False)
+    stdout.print(escape(repr(scores)))
     print_table(scores.top(10, seed), "strongest (positive = supports the answer; 95 % interval)")
     print_run(into.out, scores.excluded)

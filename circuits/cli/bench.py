@@ -13,11 +13,6 @@ app = typer.Typer(help="Time interp's sweeps beside other libraries' in one proc
 BASELINES = ("hooks", "transformer-lens", "nnsight")
 
 
-@app.callback()
-def bench() -> None:
-    """Side-by-side timings."""
-
-
 @command(
     app,
     "interp bench sweep --model smollm2-135m --pairs country_capitals "

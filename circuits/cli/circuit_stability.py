@@ -69,14 +69,12 @@ def _print(found: "Stability") -> None:
     stdout.print(
         f"{value:.0f} [{low:.0f}, {high:.0f}] of the top {s.edges} of {found.graph.n_edges} edges "
         f"have inclusion {s.threshold:g} or more ({s.resamples} resamples of {len(found.pairs)} "
-        f"pairs, {s.methods[0]})",
-        highlight=False,
+        f"pairs, {s.methods[0]})"
     )
     halves = found.replicated
     stdout.print(
         f"of them the other half finds {halves['replicated']:.3f} again, of the other top edges "
-        f"{halves['rest']:.3f} ({halves['halves']} random halves)",
-        highlight=False,
+        f"{halves['rest']:.3f} ({halves['halves']} random halves)"
     )
     print_table(found.agreement(), f"disjoint samples; edges by chance {found.chance:.3f}")
     print_table(found.tests, "groups of prompts, beside chance")

@@ -14,22 +14,21 @@ from circuits.cli.grouped import command
 from circuits.cli.options import (
     AnswersOption,
     DeviceOption,
-    DtypeOption,
     ForceOption,
     InChat,
     Into,
     JsonOption,
     LimitOption,
+    Loading,
     MetricOption,
     OnModel,
     PairRows,
-    QuantizationOption,
     SplitByOption,
     SplitSeedOption,
     choice,
     names_in,
 )
-from circuits.cli.output import load, print_json, print_table, stdout
+from circuits.cli.output import print_json, print_table, stdout
 from circuits.discovery.discovery_settings import SCORED, DiscoverySettings, Method
 from interp.errors import PlanError
 
@@ -46,11 +45,6 @@ CircuitArgument = Annotated[
 ]
 
 
-@app.callback()
-def circuit() -> None:
-    """Circuits as files in MIB's JSON form."""
-
-
 @command(
     app,
     "interp circuit discover --model smollm2-135m --pairs ioi --limit 32 --split-by io,s1 "
@@ -58,6 +52,7 @@ def circuit() -> None:
     "interp circuit discover --scores runs/ioi-edges --select greedy --size 500 --out circuit.json",
 )
 def discover(
+    *,
     out: Annotated[
         Path, typer.Option(help="FILE.json for the circuit, or a folder for circuit and scores.")
     ],
@@ -77,9 +72,7 @@ def discover(
     limit: LimitOption = None,
     split_by: SplitByOption = None,
     split_seed: SplitSeedOption = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    quantization: QuantizationOption = None,
+    how: Loading,
     as_json: JsonOption = False,
 ) -> None:
     """Choose a circuit: by scores, or by search. Writes it as JSON."""
@@ -109,7 +102,7 @@ def discover(
 
     else:
         rows = PairRows(pairs or "", limit, split_by, split_seed).load("discovery", in_chat)
-        loaded = load(model or "", device, dtype, quantization)
+        loaded = how.load(model or "")
         rows = rows.rendered(loaded)
         named = names_of(rows) | identity(loaded)
 
@@ -131,7 +124,7 @@ def discover(
 def _print_summary(found: "Circuit") -> None:
     import pandas as pd
 
-    stdout.print(escape(repr(found)), highlight=False)
+    stdout.print(escape(repr(found)))
     strongest = found.strongest()
     if strongest:
         print_table(pd.DataFrame(strongest, columns=["edge", "score"]), "strongest edges")
@@ -199,7 +192,7 @@ def evaluate(
     else:
         _print_circuit(given, done, summary)
     if page:
-        stdout.print(f"figure: {page}", highlight=False, soft_wrap=True)
+        stdout.print(f"figure: {page}", soft_wrap=True)
 
 
 def _circuit_at(path: Path) -> "Circuit | None":
@@ -239,14 +232,12 @@ def _print_circuit(given: "Circuit", done: "Evaluation", summary: dict[str, Any]
         f"{escape(repr(given))}\n{done.metric}: {summary['full']:.3f} full model, "
         f"{summary['empty']:.3f} all edges cut ({done.ablation}), {summary['circuit_metric']:.3f} "
         f"circuit\n[bold]faithfulness {f['value']:.3f}[/bold] (95 % interval {f['low']:.3f} to "
-        f"{f['high']:.3f}, n = {summary['n_pairs']} pairs)",
-        highlight=False,
+        f"{f['high']:.3f}, n = {summary['n_pairs']} pairs)"
     )
     for kind, drawn in summary["random"].items():
         stdout.print(
             f"random {kind}: {drawn['mean']:.3f} on average, {drawn['max']:.3f} at most, of "
-            f"{drawn['n']}; p = {drawn['p']:.3f}",
-            highlight=False,
+            f"{drawn['n']}; p = {drawn['p']:.3f}"
         )
 
 
@@ -254,7 +245,7 @@ def _print_curve(done: "Faithfulness", summary: dict[str, Any]) -> None:
     print_table(done.to_frame(), f"{done.method} on {done.model}: f at every size, {done.ablation}")
     for name in ("CPR", "CMD", "log_CPR", "log_CMD"):
         value, low, high = summary[name].values()
-        stdout.print(f"{name} {value:.3f} (95 % interval {low:.3f} to {high:.3f})", highlight=False)
+        stdout.print(f"{name} {value:.3f} (95 % interval {low:.3f} to {high:.3f})")
 
 
 command(
@@ -289,7 +280,7 @@ def compare(
     short = {name: f"{i}" for i, name in enumerate(loaded, 1)}
     for name, found in loaded.items():
         text = f"{short[name]}: {escape(name)}, {found.n_edges} edges"
-        stdout.print(text, highlight=False, soft_wrap=True)
+        stdout.print(text, soft_wrap=True)
     table = pd.DataFrame(rows).drop(columns=["only_first", "only_second"])
     table = table.replace({"first": short, "second": short})
     table = table.rename(columns={"expected": "edges by chance"})
@@ -314,7 +305,7 @@ def show(
         print_json({"file": str(file), "page": str(page), **found.summary()})
     else:
         _print_summary(found)
-        stdout.print(f"wrote {page}", highlight=False, soft_wrap=True)
+        stdout.print(f"wrote {page}", soft_wrap=True)
 
 
 @command(app, "interp circuit export circuit.json --format dot --out circuit.dot")
@@ -341,7 +332,7 @@ def export(
     if as_json:
         print_json({"file": str(out), "format": form, "n_edges": found.n_edges})
     else:
-        stdout.print(f"wrote {out}", highlight=False, soft_wrap=True)
+        stdout.print(f"wrote {out}", soft_wrap=True)
 
 
 @command(app, "interp circuit validate tracr-hist --methods exact,eap,eap-dg")

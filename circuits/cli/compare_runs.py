@@ -43,7 +43,7 @@ def compare(
         else f"not paired: the runs measure different pairs ({a.n_pairs} and {b.n_pairs}), so the "
         "intervals are wider"
     )
-    stdout.print(f"difference = second - first, 95 % interval, {how}", highlight=False)
+    stdout.print(f"difference = second - first, 95 % interval, {how}")
     for name, two in cells.attrs["differ"].items():
         text = f"the runs differ in {name}: {two[0]} and {two[1]}"
-        stdout.print(f"[yellow]{escape(text)}[/yellow]", highlight=False)
+        stdout.print(f"[yellow]{escape(text)}[/yellow]")

@@ -22,4 +22,4 @@ def datasets(as_json: JsonOption = False) -> None:
         return
     table = rows.fillna("").drop(columns=[c for c in rows if c not in SHOWN])
     print_table(table, "shipped data sets")
-    stdout.print(f"cards and files: {shipped.folder()}", highlight=False, soft_wrap=True)
+    stdout.print(f"cards and files: {shipped.folder()}", soft_wrap=True)

@@ -38,7 +38,7 @@ def doctor(as_json: JsonOption = False) -> None:
         *report["warnings"],
     ]
     for line in lines:
-        stdout.print(escape(line), highlight=False, soft_wrap=True)
+        stdout.print(escape(line), soft_wrap=True)
 
 
 def examine() -> dict[str, Any]:

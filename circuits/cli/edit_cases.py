@@ -67,4 +67,4 @@ class EditedCases:
 def print_left_out(reasons: Mapping[str, int]) -> None:
     """How many were left out, by reason."""
     for reason, n in reasons.items():
-        stdout.print(f"[dim]{n} left out: {escape(reason)}[/dim]", highlight=False)
+        stdout.print(f"[dim]{n} left out: {escape(reason)}[/dim]")

@@ -106,9 +106,9 @@ def evaluate(
     print_left_out(found["excluded"])
     for row in found["unusable"][:N_ROWS]:
         said = escape(f"{row['where']}: {row['reason']}")
-        stdout.print(f"[dim]{said}[/dim]", highlight=False, soft_wrap=True)
+        stdout.print(f"[dim]{said}[/dim]", soft_wrap=True)
     for outcome, n in found["implicit"].items():
-        stdout.print(f"[dim]implicit names, {n}: {escape(outcome)}[/dim]", highlight=False)
+        stdout.print(f"[dim]implicit names, {n}: {escape(outcome)}[/dim]")
     print_run(into.out)
 
 
@@ -162,7 +162,7 @@ def card(
     lines = table[table["n"] > 0]
     kept = ["title", "n", "unedited", "edited", "prompt-only", "verdict"]
     print_table(lines[kept].rename(columns={"title": "metric"}), "; ".join(found.facts))
-    stdout.print(escape(found.verdict()), highlight=False, soft_wrap=True)
+    stdout.print(escape(found.verdict()), soft_wrap=True)
     print_left_out(found.missing)
     print_run(into.out)
 

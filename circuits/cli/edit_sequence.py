@@ -59,6 +59,6 @@ def sequence(
         return
     print_table(pd.DataFrame(found["sequences"]).round(3), f"{result.model}, {result.source}")
     for what, why in found["stopped"].items():
-        stdout.print(f"[dim]{escape(what)} stopped {escape(why)}[/dim]", highlight=False)
+        stdout.print(f"[dim]{escape(what)} stopped {escape(why)}[/dim]")
     print_left_out(found["excluded"])
     print_run(into.out)

@@ -173,7 +173,7 @@ def ask(
         edited = [one.id for one in edits]
         print_json({"model": on.model, "ledger": str(ledger), "edits": edited, "asked": asked})
     else:
-        stdout.print(f"with {len(edits)} edits of {ledger}:", highlight=False, markup=False)
+        stdout.print(f"with {len(edits)} edits of {ledger}:", markup=False)
         _print_asked(asked)
 
 
@@ -219,7 +219,7 @@ def export(
     if as_json:
         print_json({"model": str(at), "edits": [one.id for one in found.edits]})
     else:
-        stdout.print(f"{len(found.edits)} edits in {escape(str(at))}", highlight=False)
+        stdout.print(f"{len(found.edits)} edits in {escape(str(at))}")
 
 
 def _ledger(path: Path) -> "LedgerFolder":
@@ -260,7 +260,7 @@ def _asked(
 def _print_asked(asked: list[dict[str, str]]) -> None:
     for one in asked:
         line = f"{one['question']} before: {one['before']!r}, after: {one['after']!r}"
-        stdout.print(escape(line), highlight=False, soft_wrap=True)
+        stdout.print(escape(line), soft_wrap=True)
 
 
 def _print_edit(
@@ -278,10 +278,10 @@ def _print_edit(
     for i, fact in enumerate(edit.facts):
         now = f": now {continued[i]!r}" if continued else ""
         line = f"{state} {edit.id}: {escape(fact.cloze)} {escape(fact.target)}{escape(now)}"
-        stdout.print(line, highlight=False)
+        stdout.print(line)
     _print_asked(asked or [])
     for note in edit.searched:
-        stdout.print(f"[dim]{escape(note)}[/dim]", highlight=False)
+        stdout.print(f"[dim]{escape(note)}[/dim]")
     for note in edit.skipped:
-        stdout.print(f"[dim]left out: {escape(note)}[/dim]", highlight=False)
-    stdout.print(f"edit folder: {at}", highlight=False, soft_wrap=True, markup=False)
+        stdout.print(f"[dim]left out: {escape(note)}[/dim]")
+    stdout.print(f"edit folder: {at}", soft_wrap=True, markup=False)

@@ -225,7 +225,7 @@ def control(
     for row in rows:
         stdout.print(f"[bold]{escape(row['text'])}[/bold]")
         for name in ("unmodulated", condition):
-            stdout.print(f"  {name}: {escape(row[name])}", highlight=False)
+            stdout.print(f"  {name}: {escape(row[name])}")
 
 
 @command(
@@ -255,7 +255,7 @@ def elicit(
     settings, model = ReplySettings(judge_model=judge_model, n=n), on.load()
     asked = prompted_conditions(has_template(model))
     result = compare(
-        model, asked, settings, given, judged_on(on.device), into.out, None, into.force, say
+        model, asked, settings, given, judged_on(on.how.device), into.out, None, into.force, say
     )
     _print(result, into.out, as_json, ["accuracy", "accuracy_low", "accuracy_high", "neutral"])
 
@@ -323,7 +323,7 @@ def _compare(
 
     names = names_in(compared.conditions) if compared.conditions else None
     conditions = conditions_of(model, found, recipe.doses, names)
-    judge = judged_on(by.device)
+    judge = judged_on(by.how.device)
     result = compare(model, conditions, recipe, texts, judge, into.out, found, into.force, say)
     _print(result, into.out, as_json)
 

@@ -10,11 +10,9 @@ from rich.markup import escape
 
 from circuits.cli.options import (
     EMOTIONS,
-    DeviceOption,
-    DtypeOption,
     ForceOption,
+    Loading,
     NeededOutOption,
-    QuantizationOption,
     RecipeModelOption,
     choice,
 )
@@ -90,9 +88,7 @@ class ByRecipe:
             help="Recipe: a shipped one such as smollm2-135m, or a file; by default the model's."
         ),
     ] = None
-    device: DeviceOption = None
-    dtype: DtypeOption = None
-    quantization: QuantizationOption = None
+    how: Loading = Loading()
 
     def read(self, **changes: Any) -> "EmotionRecipe":
         """The recipe of the file or the model, with what the options override, or `PlanError`."""
@@ -111,7 +107,7 @@ class ByRecipe:
 
     def load(self, recipe: "EmotionRecipe") -> "Model":
         """Load the recipe's model, saying so."""
-        return load(recipe.model, self.device, self.dtype or recipe.dtype, self.quantization)
+        return self.how.load(recipe.model, recipe.dtype)
 
 
 @dataclass(frozen=True)
@@ -135,7 +131,7 @@ class Compared:
 def say(stage: str, done: int, total: int) -> None:
     """One line on stderr for each finished stage or condition."""
     if done == total:
-        stderr.print(f"[dim]{escape(stage)}: {total} done[/dim]", highlight=False)
+        stderr.print(f"[dim]{escape(stage)}: {total} done[/dim]")
 
 
 def judged_on(device: str | None) -> "Callable[[str], Model]":

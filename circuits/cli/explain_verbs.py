@@ -10,17 +10,15 @@ from rich.markup import escape
 from circuits.cli.grouped import command, spread
 from circuits.cli.options import (
     AnswersOption,
-    DeviceOption,
-    DtypeOption,
     ForceOption,
     InChat,
     Into,
     JsonOption,
+    Loading,
     NeededOutOption,
-    QuantizationOption,
     choice,
 )
-from circuits.cli.output import load, neutral_text, print_json, print_run, print_table, stdout
+from circuits.cli.output import neutral_text, print_json, print_run, print_table, stdout
 from interp.errors import DataError, PlanError, did_you_mean
 
 if TYPE_CHECKING:
@@ -46,6 +44,7 @@ RunArgument = Annotated[Path, typer.Argument(help="A run folder of `interp expla
 )
 @spread
 def explain(
+    *,
     ctx: typer.Context,
     into: Into,
     in_chat: InChat,
@@ -95,9 +94,7 @@ def explain(
         int | None,
         typer.Option(min=1, help="Cluster nodes that read and are read alike into so many groups."),
     ] = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    quantization: QuantizationOption = None,
+    how: Loading,
     as_json: JsonOption = False,
 ) -> None:
     """Show which tokens, heads and neurons lead to what the model predicts after a prompt."""
@@ -121,7 +118,7 @@ def explain(
     given: Any = _pair(pairs or "", row, in_chat) if prompt is None else in_chat.prompt(prompt)
     other = None if corrupt is None else in_chat.prompt(corrupt)
     text = neutral_text(contexts)
-    loaded = load(model, device, dtype, quantization)
+    loaded = how.load(model)
     options: dict[str, Any] = {"nodes": nodes, "share": share, "edges": edges, "answers": answers}
     named = options | {"target": chosen, "groups": groups, "names": names or text is not None}
     named |= {"prompt": fingerprint([given, other, text])} | identity(loaded)
@@ -155,11 +152,11 @@ def _print(graph: "AttributionGraph", into: Into, as_json: bool) -> None:
     if as_json:
         print_json({"run": into.run, **graph.summary()})
         return
-    stdout.print(escape(repr(graph)), highlight=False)
+    stdout.print(escape(repr(graph)))
     top: Any = graph.top(10)
     print_table(top[["id", "label", "attribution"]], f"strongest nodes ({graph.unit})")
     scores = ", ".join(f"{name} {value:.3f}" for name, value in graph.scores.items())
-    stdout.print(scores, highlight=False, markup=False)
+    stdout.print(scores, markup=False)
     print_run(into.out)
 
 
@@ -169,6 +166,7 @@ def _print(graph: "AttributionGraph", into: Into, as_json: bool) -> None:
     "interp explain check runs/alone --means-over country_capitals --out runs/alone-checked",
 )
 def check(
+    *,
     run: RunArgument,
     into: Into,
     model: Annotated[
@@ -187,9 +185,7 @@ def check(
         int, typer.Option("--ablated", min=1, help="Number of nodes ablated one by one.")
     ] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Random seed for the random sets.")] = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    quantization: QuantizationOption = None,
+    how: Loading,
     as_json: JsonOption = False,
 ) -> None:
     """Test a graph by interventions: faithfulness beside random nodes, ablations, scaling."""
@@ -201,7 +197,7 @@ def check(
 
     graph = AttributionGraph.load(run)
     rows = None if means_over is None else load_pairs(means_over)
-    loaded = load(model or graph.model, device, dtype, quantization)
+    loaded = how.load(model or graph.model)
     options: dict[str, Any] = {"n_random": n_random, "n_ablated": n_ablated, "seed": seed}
     named = options | {"graph": fingerprint(read_manifest(run)["files"])} | identity(loaded)
     named |= {"means_over": None if rows is None else fingerprint(rows)}
@@ -239,7 +235,7 @@ def export(
     if as_json:
         print_json({"file": str(to), "format": form, "n_nodes": len(graph.nodes)})
     else:
-        stdout.print(f"wrote {to}", highlight=False, soft_wrap=True)
+        stdout.print(f"wrote {to}", soft_wrap=True)
 
 
 @command(

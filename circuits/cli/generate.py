@@ -60,7 +60,7 @@ def generate(
         print_json(asked | {"ablated": None} | texts)
         return
     for kind, text in texts.items():
-        stdout.print(f"[bold]{kind}[/bold]: {escape(repr(text))}", highlight=False, soft_wrap=True)
+        stdout.print(f"[bold]{kind}[/bold]: {escape(repr(text))}", soft_wrap=True)
 
 
 def _zeroed(model: "Model", names: list[str]) -> "Plan":

@@ -10,7 +10,7 @@ field but dataclasses, none of them needed; the function gets the fields that we
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
@@ -40,44 +40,32 @@ def command(app: typer.Typer, *examples: str, name: str | None = None) -> Callab
 def spread(function: Any) -> Any:
     """The function with the fields of its grouped parameters as parameters of its own."""
     hints = get_type_hints(function, include_extras=True)
-    groups: dict[str, Any] = {}
-    models: dict[str, type[BaseModel]] = {}
-    parameters: list[inspect.Parameter] = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        group = hints[name]
-        model = next((one for one in get_args(group)[1:] if _is_model(one)), None)
-        if model is not None:
-            models[name] = model
-            for field in _fields(model):
-                parameters.append(_parameter(field, _field_option(model, field), None))
-            continue
-        if not dataclasses.is_dataclass(group):
-            parameters.append(_parameter(name, group, parameter.default))
-            continue
-        groups[name] = group
-        inner = get_type_hints(group, include_extras=True)
-        for field in dataclasses.fields(group):
-            missing = field.default is dataclasses.MISSING
-            default = inspect.Parameter.empty if missing else field.default
-            parameters.append(_parameter(field.name, inner[field.name], default))
+    own = inspect.signature(function).parameters
+    parameters = [one for name in own for one in _options(name, hints[name], own[name].default)]
 
     @functools.wraps(function)
     def called(**given: Any) -> Any:
-        for name, model in models.items():
-            own = {field: given.pop(field) for field in _fields(model)}
-            given[name] = {k: _read(model, k, v) for k, v in own.items() if v is not None}
-        for name, group in groups.items():
-            own = {field.name: given.pop(field.name) for field in dataclasses.fields(group)}
-            given[name] = group(**own)
-        return function(**given)
+        return function(**{name: _argument(name, hints[name], given) for name in own})
 
     vars(called)["__signature__"] = inspect.Signature(parameters)
     return called
 
 
-def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
+def _options(name: str, hint: Any, default: Any) -> Iterator[inspect.Parameter]:
+    """The options of a parameter: one, or those of every field of a group."""
     kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(name, kind, default=default, annotation=hint)
+    if model := _settings(hint):
+        for field in _fields(model):
+            option = _field_option(model, field)
+            yield inspect.Parameter(field, kind, default=None, annotation=option)
+    elif dataclasses.is_dataclass(hint):
+        inner = get_type_hints(hint, include_extras=True)
+        for field in dataclasses.fields(hint):
+            missing = field.default is dataclasses.MISSING
+            own = inspect.Parameter.empty if missing else field.default
+            yield from _options(field.name, inner[field.name], own)
+    else:
+        yield inspect.Parameter(name, kind, default=default, annotation=hint)
 
 
 def _fields(model: type[BaseModel]) -> list[str]:
@@ -86,8 +74,24 @@ def _fields(model: type[BaseModel]) -> list[str]:
     return [k for k, f in every if not any(map(dataclasses.is_dataclass, get_args(f.annotation)))]
 
 
-def _is_model(hint: Any) -> bool:
-    return isinstance(hint, type) and issubclass(hint, BaseModel)
+def _argument(name: str, hint: Any, given: Mapping[str, Any]) -> Any:
+    """What a parameter gets of the options' values."""
+    if model := _settings(hint):
+        fields = {field: given[field] for field in _fields(model)}
+        return {k: _read(model, k, v) for k, v in fields.items() if v is not None}
+    if not dataclasses.is_dataclass(hint):
+        return given[name]
+    group: Any = hint
+    inner = get_type_hints(hint, include_extras=True)
+    return group(
+        **{f.name: _argument(f.name, inner[f.name], given) for f in dataclasses.fields(hint)}
+    )
+
+
+def _settings(hint: Any) -> type[BaseModel] | None:
+    """The settings model that a parameter names."""
+    named = (one for one in get_args(hint)[1:] if isinstance(one, type))
+    return next((one for one in named if issubclass(one, BaseModel)), None)
 
 
 def _field_option(model: type[BaseModel], name: str) -> Any:

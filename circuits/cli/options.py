@@ -276,19 +276,30 @@ JsonOption = Annotated[
 
 
 @dataclass(frozen=True)
-class OnModel:
-    """The options that choose a model."""
+class Loading:
+    """The options that say how a model is loaded."""
 
-    model: ModelOption
     device: DeviceOption = None
     dtype: DtypeOption = None
     quantization: QuantizationOption = None
 
-    def load(self) -> "Model":
-        """Load it, saying so."""
+    def load(self, name: str, dtype: str | None = None) -> "Model":
+        """Load a model, saying so; in this `dtype` where the options name none."""
         from circuits.cli.output import load
 
-        return load(self.model, self.device, self.dtype, self.quantization)
+        return load(name, self.device, self.dtype or dtype, self.quantization)
+
+
+@dataclass(frozen=True)
+class OnModel:
+    """The options that choose a model."""
+
+    model: ModelOption
+    how: Loading
+
+    def load(self) -> "Model":
+        """Load it, saying so."""
+        return self.how.load(self.model)
 
 
 @dataclass(frozen=True)

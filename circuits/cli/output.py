@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-stderr = Console(stderr=True)
-stdout = Console()
+stderr = Console(stderr=True, highlight=False)
+stdout = Console(highlight=False)
 
 
 def load(name: str, device: str | None, dtype: str | None, quantization: str | None = None) -> Any:
@@ -25,7 +25,7 @@ def load(name: str, device: str | None, dtype: str | None, quantization: str | N
 
         logging.disable_progress_bar()
         model = interp.load_model(name, device=device, dtype=dtype, quantization=quantization)
-    stderr.print(f"[dim]{escape(repr(model))}[/dim]", highlight=False)
+    stderr.print(f"[dim]{escape(repr(model))}[/dim]")
     return model
 
 
@@ -52,10 +52,10 @@ def print_table(frame: "pd.DataFrame", title: str) -> None:
 def print_run(out: Any, excluded: Any = ()) -> None:
     """What ends the output of a verb: the first rows left out, and the run folder."""
     for row in list(excluded)[:5]:
-        stdout.print(f"[dim]excluded {escape(row.id)}: {escape(row.reason)}[/dim]", highlight=False)
+        stdout.print(f"[dim]excluded {escape(row.id)}: {escape(row.reason)}[/dim]")
     if out:
         text = f"run folder: {out}   (interp show {out})"
-        stdout.print(text, highlight=False, soft_wrap=True, markup=False)
+        stdout.print(text, soft_wrap=True, markup=False)
 
 
 def print_json(record: dict[str, Any]) -> None:

@@ -94,11 +94,10 @@ def patch(
         f"[bold]{result.site}[/bold] on {escape(result.model)}: {result.n_pairs} pairs of "
         f"{escape(result.source)} ({len(result.excluded)} excluded), {result.direction}, "
         f"{result.seconds:.2f} s\n{result.metric}: {float(result.clean.mean()):.3f} clean, "
-        f"{float(result.corrupt.mean()):.3f} corrupt",
-        highlight=False,
+        f"{float(result.corrupt.mean()):.3f} corrupt"
     )
     for text in result.warnings:
-        stdout.print(f"[yellow]{escape(text)}[/yellow]", highlight=False)
+        stdout.print(f"[yellow]{escape(text)}[/yellow]")
     print_table(result.top(10, seed), "strongest cells (effect on the metric, 95 % interval)")
     if result.by_token:
         _print_carriers(result, seed)
@@ -111,6 +110,5 @@ def _print_carriers(result: Any, seed: int) -> None:
         stdout.print(
             f"[bold]token {row.pos} {escape(row.token.strip())}[/bold] carries the answer in "
             f"layers {row.first} to {row.last}: {row.mean:.0%} of the gap at layer {row.peak} "
-            f"(95 % interval {row.low:.0%} to {row.high:.0%})",
-            highlight=False,
+            f"(95 % interval {row.low:.0%} to {row.high:.0%})"
         )

@@ -23,11 +23,6 @@ from circuits.cli.output import print_json, print_run, print_table, stdout
 app = typer.Typer(help="Neurons that raise an answer's probability, and those that query them.")
 
 
-@app.callback()
-def query_value() -> None:
-    """Query and value neurons of factual questions."""
-
-
 @command(
     app,
     "interp query-value find --model gemma-3-270m --prompts capital_questions --limit 20 "
@@ -97,9 +92,9 @@ def find(
     if as_json:
         print_json({"run": into.run, **summary, "seed": seed})
         return
-    stdout.print(escape(repr(result)), highlight=False)
+    stdout.print(escape(repr(result)))
     text = f"FFN layers: query {summary['query_layers']}, value {summary['value_layers']}"
-    stdout.print(text, markup=False, highlight=False)
+    stdout.print(text, markup=False)
     print_table(result.query_neurons(10), "query neurons (mean over prompts, nats)")
     print_table(result.value_neurons(10), "value neurons (mean over prompts, nats)")
     print_table(result.by_span(seed), "query scores by span (nats; 95 % interval)")

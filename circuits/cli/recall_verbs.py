@@ -8,21 +8,18 @@ from rich.markup import escape
 
 from circuits.cli.grouped import command
 from circuits.cli.options import (
-    DeviceOption,
-    DtypeOption,
     ForceOption,
     InChat,
     JacobianOption,
     JsonOption,
+    Loading,
     NeededOutOption,
     NeutralOption,
     OnModel,
-    QuantizationOption,
     RecipeModelOption,
     choice,
 )
 from circuits.cli.output import (
-    load,
     neutral_text,
     print_json,
     print_run,
@@ -101,7 +98,7 @@ def build(
         return
     columns = ["split", "cell", "drawn", "clean_right", "both_right", "by_shortcut", "kept"]
     print_table(cells.loc[:, columns], f"{design} on {on.model}")
-    stdout.print(f"{rejected} rows could not be matched; wrote {out}", highlight=False)
+    stdout.print(f"{rejected} rows could not be matched; wrote {out}")
 
 
 @command(app, "interp recall-reasoning feasible --model smollm2-135m --n 20 --out runs/feasible")
@@ -135,6 +132,7 @@ def feasible(
     "interp recall-reasoning run --recipe qwen2.5-7b-instruct --out runs/qwen --json",
 )
 def run(
+    *,
     out: NeededOutOption,
     changes: Annotated[dict[str, Any], StudySettings],
     in_chat: InChat,
@@ -146,9 +144,7 @@ def run(
     ] = None,
     datasets: DatasetsOption = None,
     neutral: NeutralOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    quantization: QuantizationOption = None,
+    how: Loading,
     as_json: JsonOption = False,
 ) -> None:
     """Find a circuit for each ability and test whether one goes without the other."""
@@ -162,19 +158,19 @@ def run(
         raise PlanError("no model: give --model, or a --recipe that names one.")
     settings = (asked.settings if asked else StudySettings()).but(**changes, **in_chat.settings())
     text = neutral_text(neutral)
-    loaded = load(name, device, dtype or (asked and asked.dtype), quantization)
+    loaded = how.load(name, asked and asked.dtype)
     if text is None and loaded.name in ORGANISMS:
         text = story_text(world_of(loaded))
 
     def say(line: str) -> None:
-        stderr.print(f"[dim]{escape(line)}[/dim]", highlight=False)
+        stderr.print(f"[dim]{escape(line)}[/dim]")
 
     result = study(loaded, settings, out, datasets, text, force=force, say=say)
     if as_json:
         print_json({"run": str(out), "page": str(out / "index.html"), **result.summary()})
         return
     for line in result.verdict:
-        stdout.print(f"• {escape(line)}", highlight=False)
+        stdout.print(f"• {escape(line)}")
     columns = ["seed", "circuit", "own_accuracy", "own_effect", "other_accuracy", "other_effect"]
     columns += ["needed", "intact", "specific"]
     print_table(result.chosen.loc[:, columns], "chosen circuits, test")
@@ -205,7 +201,7 @@ def bridge(
     if as_json:
         print_json({"run": str(out), "page": str(out / "index.html"), **found.summary()})
         return
-    stdout.print(escape(repr(found)), highlight=False)
+    stdout.print(escape(repr(found)))
     read = ["lens", "position", "depth", "rank", "control_rank", "beats", "n"]
     print_table(found.best_read.loc[:, read], "bridge, at its best depth")
     swapped = ["swaps", "position", "layer", "condition", "follows", "stays", "n"]

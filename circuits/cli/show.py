@@ -42,4 +42,4 @@ def show(
             {"run": str(run), "page": str(page), "kind": found.kind} | found.result.summary()
         )
     else:
-        stdout.print(f"wrote {page}", highlight=False, soft_wrap=True)
+        stdout.print(f"wrote {page}", soft_wrap=True)

@@ -122,7 +122,7 @@ def generate(
         print_json({"model": on.model, "vector": str(vector), "prompt": prompt} | texts)
         return
     for kind, text in texts.items():
-        stdout.print(f"[bold]{kind}[/bold]: {escape(repr(text))}", highlight=False, soft_wrap=True)
+        stdout.print(f"[bold]{kind}[/bold]: {escape(repr(text))}", soft_wrap=True)
 
 
 @command(app, "interp steer export runs/mood --out happy.gguf --layers 10-20 --dose 0.5")
@@ -135,7 +135,7 @@ def export(
     """Write a steering vector as a control vector of llama.cpp, which adds it at every token."""
     own, some = read_vector(vector), numbers("--layers", layers)
     path = (own if some is None else own.only(some)).export_gguf(out, dose)
-    stdout.print(f"wrote {path}", highlight=False, soft_wrap=True, markup=False)
+    stdout.print(f"wrote {path}", soft_wrap=True, markup=False)
 
 
 def read_vector(path: Path) -> "SteeringVector":

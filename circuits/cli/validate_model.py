@@ -7,8 +7,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from circuits.cli.grouped import command
-from circuits.cli.options import DeviceOption, DtypeOption, JsonOption, QuantizationOption
-from circuits.cli.output import load, print_json, stdout
+from circuits.cli.options import JsonOption, Loading
+from circuits.cli.output import print_json, stdout
 
 app = typer.Typer()
 
@@ -18,15 +18,13 @@ def validate(
     model: Annotated[
         str, typer.Argument(help="Built-in name, Hub id, folder, .gguf file or compiled program.")
     ],
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    quantization: QuantizationOption = None,
+    how: Loading,
     as_json: JsonOption = False,
 ) -> None:
     """Run the conformance checks on a model and say what holds. Exit code 2 if any fails."""
     import interp
 
-    checks = interp.validate(load(model, device, dtype, quantization))
+    checks = interp.validate(how.load(model))
     holds = all(check.holds for check in checks)
     if as_json:
         rows = [

@@ -91,9 +91,7 @@ class Circuit(Result):
     def summary(self) -> dict[str, Any]:
         """The figures the command line prints."""
         return {
-            "model": self.model,
-            "method": self.method,
-            "n_edges": self.n_edges,
+            **self.named("model", "method", "n_edges"),
             "of_edges": self.graph.n_edges,
             "n_nodes": len(self.nodes),
             "n_neurons": sum(map(len, self.neurons.values())) if self.neurons else None,
@@ -106,7 +104,7 @@ class Circuit(Result):
 
     def to_json(self) -> dict[str, Any]:
         """MIB's record: config, nodes, and every edge with its score; ours under ``"interp"``."""
-        own = {name: getattr(self, name) for name in ("method", "model", "weights_hash")}
+        own = self.named("method", "model", "weights_hash")
         own |= {"prompts": list(self.prompts), "provenance": dict(self.provenance)}
         return mib.record(self.graph, self.edges, self.scores, self.neurons, self.nodes, own)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
+from sklearn.metrics import adjusted_rand_score
 
 from circuits.discovery.stability_result import Stability
 from circuits.discovery.stability_settings import StabilitySettings
@@ -25,7 +26,6 @@ from interp.statistics import (
     sample_agreement,
     silhouette_test,
 )
-from interp.statistics.grouping import rand_index
 from interp.statistics.inclusion import rank_correlations, set_jaccard, top_members
 
 PARTS = (8, 4, 2)
@@ -65,7 +65,7 @@ def resampled(
     refuse_sizes(settings, first.graph)
     edges = [one.values.values for one in scores]
     nodes = [node_sums(one, first.graph) for one in edges]
-    member = _codes(entities or first.values["pair"].values.tolist())
+    member = pd.factorize(np.array(entities or first.values["pair"].values, dtype=object))[0]
     n_units = int(member.max()) + 1
     if n_units < LEAST:
         raise PlanError(
@@ -289,18 +289,13 @@ def _group_agreement(
 
 def _shared(found: Sequence[int], groups: Sequence[str], seed: int) -> tuple[Any, ...]:
     """How far found groups are the given ones, beside labels dealt at random."""
-    rng, value = np.random.default_rng([seed, 5]), rand_index(found, groups)
-    null = np.array([rand_index(rng.permutation(found).tolist(), groups) for _ in range(1000)])
+    rng, value = np.random.default_rng([seed, 5]), adjusted_rand_score(found, groups)
+    null = np.array([adjusted_rand_score(rng.permutation(found), groups) for _ in range(1000)])
     low, high = np.quantile(null, [0.025, 0.975])
     p = float(empirical_p(value, null))
     return ("found and given groups: adjusted Rand index", value, null.mean(), low, high, p)
 
 
-def _codes(names: Sequence[str]) -> Int[np.ndarray, " pair"]:
-    number = {name: at for at, name in enumerate(dict.fromkeys(names))}
-    return np.array([number[name] for name in names])
-
-
 def _indicator(groups: Sequence[str]) -> Float[np.ndarray, "group pair"]:
-    codes = _codes(groups)
-    return (np.arange(codes.max() + 1)[:, None] == codes).astype(float)
+    codes, names = pd.factorize(np.array(groups, dtype=object))
+    return (np.arange(len(names))[:, None] == codes).astype(float)

@@ -66,9 +66,8 @@ class _OnTestPairs(Result):
         return self.pairs[name].to_numpy(float)
 
     def _measured(self) -> dict[str, Any]:
-        named = ("model", "metric", "ablation", "source")
         return {
-            **{name: getattr(self, name) for name in named},
+            **self.named("model", "metric", "ablation", "source"),
             "n_pairs": len(self.pairs),
             "n_excluded": self.n_excluded,
             "warnings": list(self.warnings),
@@ -123,9 +122,7 @@ class Evaluation(_OnTestPairs):
         """The figures the command line prints."""
         f = self.faithfulness(self.seed)
         return {
-            "circuit": self.circuit,
-            "n_edges": self.n_edges,
-            "of_edges": self.of_edges,
+            **self.named("circuit", "n_edges", "of_edges"),
             **self._measured(),
             "circuit_metric": float(self._of_pairs("circuit").mean()),
             "faithfulness": {name: float(x) for name, x in f._asdict().items()},
@@ -225,11 +222,9 @@ class Faithfulness(_OnTestPairs):
 
     def _areas(self, seed: int) -> dict[str, Float[np.ndarray, " area"]]:
         """Every area over all pairs, then over each of 2000 resamples."""
-        clusters = self.pairs["pair"].tolist() if self.clusters is None else self.clusters
-        names = list(dict.fromkeys(clusters))
-        member = [names.index(one) for one in clusters]
+        member, names = pd.factorize(self.pairs["pair" if self.clusters is None else "cluster"])
         drawn = resample_weights(len(names), seed, 2000)[:, member]
-        f = self._f(np.concatenate([np.ones((1, len(clusters))), drawn]))
+        f = self._f(np.concatenate([np.ones((1, len(member))), drawn]))
         signed, absolute = (list(self.curves["ranking"].values).index(r) for r in RANKINGS)
         k = self.curves["k"].values
         out: dict[str, np.ndarray] = {}

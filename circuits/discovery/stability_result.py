@@ -150,10 +150,7 @@ class Stability(Result):
         """The figures the command line prints."""
         held, s = self.held_out, self.settings
         found: dict[str, Any] = {
-            "model": self.model,
-            "source": self.source,
-            "metric": self.metric,
-            "answers": self.answers,
+            **self.named("model", "source", "metric", "answers"),
             "settings": s.model_dump(),
             "n_pairs": len(self.pairs),
             "n_excluded": len(self.excluded),

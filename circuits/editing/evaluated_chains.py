@@ -8,7 +8,6 @@ from interp.brief import brief
 TESTED_ENTITY = "it is about an entity of the tested chain"
 TESTED_RELATION = "it takes the tested relation"
 TESTED_WORDING = "it is worded as a tested question"
-REASONS = (TESTED_ENTITY, TESTED_RELATION, TESTED_WORDING)
 """Why an evaluation forbids a description."""
 
 

@@ -94,10 +94,7 @@ class LayerSelection(Result):
         return {
             "query": list(self.query),
             "value": list(self.value),
-            "by": self.by,
-            "threshold": self.threshold,
-            "direct_threshold": self.direct_threshold,
-            "until": self.until,
+            **self.named("by", "threshold", "direct_threshold", "until"),
             "separation": {str(layer): value for layer, value in self.separation.items()},
         }
 

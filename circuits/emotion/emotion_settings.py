@@ -167,11 +167,16 @@ class EmotionRecipe(ReplySettings):
     doses: Doses = Field(description="Doses of steering and circuits.")
     dtype: Dtype | None = Field(default=None, description="Number format; by default the device's.")
     paper: Text | None = Field(default=None, description="Style of the published settings.")
+    styles: tuple[Text, ...] = Field(
+        default=(), description="Styles instead of the clean preset's."
+    )
 
     @property
     def settings(self) -> EmotionSettings:
-        """Settings of the discovery behind it."""
-        return EmotionSettings.published(self.paper) if self.paper else EmotionSettings()
+        """Settings of the discovery behind it: the published ones, or the clean preset."""
+        if self.paper:
+            return EmotionSettings.published(self.paper)
+        return EmotionSettings(styles=self.styles) if self.styles else EmotionSettings()
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -267,12 +268,7 @@ class LinearRun:
 
 def _rank(pos: Tensor) -> Tensor:
     """How many of the same position come before each."""
-    seen: dict[int, int] = {}
-    ranks: list[int] = []
-    for one in pos.tolist():
-        ranks.append(seen.get(one, 0))
-        seen[one] = ranks[-1] + 1
-    return torch.tensor(ranks)
+    return torch.tensor(pd.Series(pos.numpy()).groupby(pos.numpy()).cumcount().to_numpy())
 
 
 def _by_position(

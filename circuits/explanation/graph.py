@@ -269,12 +269,11 @@ class AttributionGraph(Result):
 
     def summary(self) -> dict[str, Any]:
         """The figures the command line prints."""
-        named = ("model", "target", "metric", "unit", "method", "value", "corrupt_value", "scores")
         top: Any = self.top(10)[["id", "attribution"]]
         return {
             "kind": self.KIND,
-            **{name: getattr(self, name) for name in named},
-            "n_nodes": self.n_nodes,
+            **self.named("model", "target", "metric", "unit", "method", "value", "corrupt_value"),
+            **self.named("scores", "n_nodes"),
             "n_edges": len(self.edges),
             "top": top.to_dict("records"),
         }

@@ -1,6 +1,7 @@
 """Graphs of many prompts of one task: which edges recur, by span; and the circuit they make."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,23 +31,25 @@ def recurring_edges(graphs: Sequence[AttributionGraph]) -> pd.DataFrame:
         PlanError: graphs of different weights, or metrics.
     """
     _refuse_mixed(graphs)
+    return _shares(graphs, _by_role)
+
+
+def _shares(
+    graphs: Sequence[AttributionGraph], named: Callable[[AttributionGraph, str], str]
+) -> pd.DataFrame:
+    """Edges between nodes under other names; those with an end that has none are left out."""
     parts: list[Any] = []
     for number, graph in enumerate(graphs):
-        names = {name: _by_role(graph, name) for name in graph.nodes["id"]}
-        edges = graph.edges.assign(graph=number)
-        for end in ("source", "target"):
-            edges[end] = [names[one] for one in edges[end]]
-        parts.append(edges)
-    return _shares(pd.concat(parts), len(graphs))
-
-
-def _shares(edges: pd.DataFrame, n: int) -> pd.DataFrame:
-    key = ["source", "target", "branch"]
+        names = {one: named(graph, one) for one in graph.nodes["id"]}
+        ends = {end: [names[one] for one in graph.edges[end]] for end in ("source", "target")}
+        parts.append(graph.edges.assign(graph=number, **ends))
+    edges, key = pd.concat(parts), ["source", "target", "branch"]
+    edges = edges[(edges["source"] != "") & (edges["target"] != "")]
     per: Any = edges.groupby([*key, "graph"], as_index=False)["weight"].sum()
     found: Any = per.groupby(key, as_index=False).agg(
         share=("graph", "size"), weight=("weight", "sum")
     )
-    found = found.assign(share=found["share"] / n, weight=found["weight"] / n)
+    found[["share", "weight"]] /= len(graphs)
     order = np.lexsort((-found["weight"].abs().to_numpy(), -found["share"].to_numpy()))
     return found.iloc[order].reset_index(drop=True)
 
@@ -83,18 +86,11 @@ def task_circuit(
         graph.check_model(model)
     if not 0 < at_least <= 1:
         raise PlanError(f"at_least={at_least} is not a share of graphs; give more than 0, up to 1.")
-    shape, seen = Graph.of(model.arch), dict[tuple[int, int], int]()
-    parts: list[Any] = []
-    for number, graph in enumerate(graphs):
-        known = {name: _component(name) for name in graph.nodes["id"]}
-        edges = graph.edges.assign(graph=number)
-        for end in ("source", "target"):
-            edges[end] = [known[one] for one in edges[end]]
-        parts.append(edges[(edges["source"] != "") & (edges["target"] != "")])
+    shape, seen = Graph.of(model.arch), Counter[tuple[int, int]]()
+    for graph in graphs:
         neurons = graph.nodes[graph.nodes["kind"] == "neuron"]
-        for one in {*zip(neurons["layer"], neurons["unit"], strict=True)}:
-            seen[one] = seen.get(one, 0) + 1
-    found = _shares(pd.concat(parts), len(graphs))
+        seen.update({*zip(neurons["layer"], neurons["unit"], strict=True)})
+    found = _shares(graphs, lambda _, name: _component(name))
     edges = torch.zeros_like(shape.exists)
     scores = torch.full(shape.exists.shape, torch.nan, dtype=torch.float64)
     scores[shape.exists] = 0.0

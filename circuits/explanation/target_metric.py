@@ -25,7 +25,7 @@ from interp.errors import DataError, PlanError, shown
 from interp.forward.continuations import record_batch
 from interp.forward.layer_calls import LayerCalls
 from interp.forward.readout import LOGITS_AT_ONCE, chosen_logits, measure
-from interp.metrics import NO_GRADIENT, AnyMetric, as_metric
+from interp.metrics import AnyMetric, as_metric, with_gradient
 from interp.model.model import Model
 
 Target = str | tuple[str, str] | int | None
@@ -171,12 +171,7 @@ Made = tuple[TokenBatch, Parts, str, str, str, tuple[str, ...]]
 
 
 def _by_metric(model: Model, pair: TokenPair, metric: AnyMetric) -> Made:
-    chosen = as_metric(metric)
-    if chosen.name in NO_GRADIENT:
-        raise PlanError(
-            f"{chosen.name!r} has no gradient at the clean run; use 'logit_diff', 'logprob' or "
-            "'prob'."
-        )
+    chosen = with_gradient(metric)
     tokens = aligned_batch(model, [pair], chosen.n_answers)
 
     def parts(resid: Tensor, row: Tensor) -> Tensor:

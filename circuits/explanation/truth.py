@@ -15,6 +15,7 @@
 - ``scaling``: the shown nodes of one layer brought to a part of their distance to the reference.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -169,9 +170,7 @@ def activation_gradient(run: LinearRun, n: int) -> list[Node]:
 
 def random_like(run: LinearRun, nodes: Sequence[Node], rng: np.random.Generator) -> list[Node]:
     """As many random nodes of each kind in the same layers and at the same positions."""
-    cells: dict[tuple[str, int, int], int] = {}
-    for kind, layer, _, pos in nodes:
-        cells[kind, layer, pos] = cells.get((kind, layer, pos), 0) + 1
+    cells = Counter((kind, layer, pos) for kind, layer, _, pos in nodes)
     found: list[Node] = []
     for (kind, layer, pos), n in cells.items():
         own = run.model.arch.layers[layer]

@@ -149,26 +149,6 @@ class QueryValue(Result):
         n = min(3, self.scores.sizes["layer"] // 2)
         return self.layers(n, n)
 
-    def knowledge_types(self, labels: Sequence[str] | None = None, seed: int = 0) -> pd.DataFrame:
-        """Query and value scores of the FFN layers for each kind of knowledge, with intervals.
-
-        `labels` are kinds of the attributed prompts; by default those given to `find`.
-        """
-        given = [one.label for one in self.questions] if labels is None else list(labels)
-        if len(given) != self.n_prompts or not all(given):
-            raise DataError(
-                f"{sum(map(bool, given))} labels for {self.n_prompts} attributed prompts; give "
-                "each of `result.questions` one."
-            )
-        scores, rows = self.by_layer().sel(sublayer="ffn"), list[pd.DataFrame]()
-        for label in dict.fromkeys(given):
-            mine = [i for i, other in enumerate(given) if other == label]
-            for name in ("query", "value"):
-                table = self.intervals(scores[name], seed, mine).to_dataframe().reset_index()
-                rows.append(table.assign(label=label, score=name, n_prompts=len(mine)))
-        columns = ["label", "score", "layer", "mean", "low", "high", "n_prompts"]
-        return pd.concat(rows, ignore_index=True).loc[:, columns]
-
     def by_span(self, seed: int = 0) -> pd.DataFrame:
         """Query scores by the span their token is in, and path, with intervals over prompts.
 

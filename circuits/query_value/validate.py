@@ -111,12 +111,10 @@ class Validation(Result):
 
     def summary(self, seed: int = 0) -> dict[str, Any]:
         """The figures of the table, and what was ablated and read."""
-        kept = ("model", "neurons", "kind", "n_query", "n_value", "n_also_query")
         return {
-            **{name: getattr(self, name) for name in kept},
+            **self.named("model", "neurons", "kind", "n_query", "n_value", "n_also_query"),
             "positions": str(self.positions),
-            "n_prompts": self.n_prompts,
-            "n_random": self.n_random,
+            **self.named("n_prompts", "n_random"),
             "n_excluded": len(self.excluded),
             "table": self.table(seed).to_dict("records"),
         }

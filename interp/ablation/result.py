@@ -157,11 +157,8 @@ class AblationResult(Result):
 
     def summary(self) -> dict[str, Any]:
         """The figures the command line prints: what was ablated and what was lost."""
-        shared = {
-            k: getattr(self, k) for k in ("model", "kind", "mean_over", "answers", "source", "seed")
-        }
-        return shared | {
-            "n_pairs": self.n_pairs,
+        return {
+            **self.named("model", "kind", "mean_over", "answers", "source", "seed", "n_pairs"),
             "n_clusters": len(set(self.clusters)) or None,
             "excluded": [asdict(row) for row in self.excluded],
             "warnings": list(self.warnings),

@@ -21,7 +21,7 @@ from interp.forward.continuations import readable, record_batch
 from interp.forward.hooks import hooked
 from interp.forward.layer_calls import LayerCalls
 from interp.forward.readout import measure
-from interp.metrics import NO_GRADIENT, AnyMetric, as_metric
+from interp.metrics import AnyMetric, as_metric, with_gradient
 from interp.model.model import Model
 from interp.model.sites import SITES
 
@@ -127,12 +127,7 @@ def contrasts(
     at_once: int | None = None,
 ) -> Iterator[Contrast]:
     """Micro-batches of `at_once` (by default `PAIRS_AT_ONCE`) pairs, read at their last token."""
-    chosen = as_metric(metric)
-    if chosen.name in NO_GRADIENT:
-        raise PlanError(
-            f"{chosen.name!r} has no gradient at the clean run; use 'logit_diff', 'logprob' or "
-            "'prob'."
-        )
+    chosen = with_gradient(metric)
     step = PAIRS_AT_ONCE if at_once is None else at_once
     if step < 1:
         raise DataError(f"at_once={at_once}: a micro-batch holds at least one pair.")

@@ -128,10 +128,7 @@ class Scores(Result):
         """The figures the command line prints."""
         return {
             "kind": self.KIND,
-            "model": self.model,
-            "method": self.method,
-            "metric": self.metric,
-            "n_pairs": self.n_pairs,
+            **self.named("model", "method", "metric", "n_pairs"),
             "excluded": [asdict(row) for row in self.excluded],
             "warnings": list(self.warnings),
             "answers": self.answers,

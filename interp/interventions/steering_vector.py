@@ -261,7 +261,7 @@ class SteeringVector(Result):
 
     def summary(self) -> dict[str, Any]:
         """What it was made of, and its rows per layer."""
-        plain = {k: getattr(self, k) for k in ("model", "method", "n_pairs")}
+        plain = self.named("model", "method", "n_pairs")
         return {"kind": self.KIND, **plain, "layers": self.table().to_dict("records")}
 
     def report(self) -> "Report":

@@ -129,18 +129,14 @@ def stream_fails(
     return replace(block, parts=parts), failed
 
 
-def z_fails(block: BlockMap, records: Records, allowed: float) -> tuple[BlockMap, dict[str, str]]:
-    """Whether what reads `z` gives `attn_out`, through a norm on it or not."""
-    post, failed = _projected(block, records, "z", "attn_out", block.parts.ln1_post, allowed)
-    return replace(block, parts=replace(block.parts, ln1_post=post)), failed
-
-
-def neurons_fail(
+def projected_fails(
     block: BlockMap, records: Records, allowed: float
 ) -> tuple[BlockMap, dict[str, str]]:
-    """Whether what reads `mlp_post` gives `mlp_out`, through a norm on it or not."""
-    post, failed = _projected(block, records, "mlp_post", "mlp_out", block.parts.ln2_post, allowed)
-    return replace(block, parts=replace(block.parts, ln2_post=post)), failed
+    """Whether what reads `z` and `mlp_post` gives the sublayers' outputs, normed or as it is."""
+    parts = block.parts
+    z, failed = _projected(block, records, "z", "attn_out", parts.ln1_post, allowed)
+    neurons, more = _projected(block, records, "mlp_post", "mlp_out", parts.ln2_post, allowed)
+    return replace(block, parts=replace(parts, ln1_post=z, ln2_post=neurons)), failed | more
 
 
 def _projected(

@@ -25,11 +25,10 @@ from interp.brief import brief
 from interp.loading.block_checks import (
     after,
     error,
-    neurons_fail,
     not_whole,
+    projected_fails,
     same,
     stream_fails,
-    z_fails,
 )
 from interp.loading.block_records import Batch, Edits, Records, recorded_blocks
 from interp.model.architecture import BlockMap, ModulePoint
@@ -187,8 +186,7 @@ class _Run:
             if site not in failed and not same(after(block, records, site), of, self.allowed):
                 failed[site] = "it is not what enters or leaves the block"
         block = without(block, failed)
-        checks = (stream_fails, z_fails, neurons_fail)
-        for check in checks:
+        for check in (stream_fails, projected_fails):
             block, more = check(block, records, self.allowed)
             failed |= more
             block = without(block, more)

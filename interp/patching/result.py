@@ -311,11 +311,7 @@ class PatchResult(Result):
     def summary(self, seed: int = 0) -> dict[str, Any]:
         """The figures the command line prints: what was measured and what came out."""
         return {
-            "model": self.model,
-            "site": self.site,
-            "metric": self.metric,
-            "direction": self.direction,
-            "answers": self.answers,
+            **self.named("model", "site", "metric", "direction", "answers"),
             "dims": list(self.over),
             "shape": [int(n) for n in self.values.shape[1:]],
             "n_pairs": self.n_pairs,

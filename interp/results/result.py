@@ -55,6 +55,10 @@ class Result:
             note = storage.checked(manifest["provenance"], dict[str, Any])
             return own(**parts, provenance=note)
 
+    def named(self, *names: str) -> dict[str, Any]:
+        """Some of its values by name."""
+        return {name: getattr(self, name) for name in names}
+
     def summary(self) -> dict[str, Any]:
         """What the command line prints as JSON: by default every field that JSON holds."""
         plain = {f.name: getattr(self, f.name) for f in _stored(self) if f.repr}

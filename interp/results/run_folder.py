@@ -360,6 +360,29 @@ class RunFolder(Steps):
                 at.unlink()
 
 
+def in_steps(
+    out: str | Path | None,
+    verb: str,
+    options: Mapping[str, Any],
+    make: Callable[[Steps], T],
+    kind: Any,
+    *,
+    unit: str = "steps",
+    force: bool = False,
+) -> T:
+    """A run: loaded from its finished folder, or made, step by step, and written there.
+
+    Without a folder nothing is stored. A result's page is written, too; else as in `RunFolder`.
+    """
+    if out is None:
+        return make(Steps())
+    with RunFolder.open(out, verb, options, unit=unit, force=force) as run:
+        if not run.finished:
+            page = page_of(kind) if _is_result(kind) else None
+            run.finish(partial(_save, make(run)), page=page)
+    return _load(kind, Path(out))
+
+
 def in_one_piece(
     out: str | Path | None,
     verb: str,
@@ -368,13 +391,5 @@ def in_one_piece(
     kind: Any,
     force: bool = False,
 ) -> T:
-    """A run without steps: loaded from its finished folder, or made and written there.
-
-    Without a folder nothing is stored. A result's page is written, too; else as in `RunFolder`.
-    """
-    if out is None:
-        return make()
-    with RunFolder.open(out, verb, options, force=force) as run:
-        if not run.finished:
-            run.finish(partial(_save, make()), page=page_of(kind) if _is_result(kind) else None)
-    return _load(kind, Path(out))
+    """A run without steps; else as `in_steps`."""
+    return in_steps(out, verb, options, lambda _: make(), kind, force=force)

@@ -110,25 +110,6 @@ def silhouette(distances: Float[np.ndarray, "prompt prompt"], codes: Codes) -> f
     return float(np.where(flat, 0.0, (other - own) / np.where(flat, 1.0, largest)).mean())
 
 
-def rand_index(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
-    """Adjusted Rand index of two groupings: 1 where they are the same, 0 as by chance.
-
-    Source: Hubert & Arabie 1985.
-    """
-    codes = [
-        np.unique(np.array([str(x) for x in one]), return_inverse=True)[1]
-        for one in (first, second)
-    ]
-    table = np.zeros([int(code.max()) + 1 for code in codes])
-    np.add.at(table, tuple(codes), 1)
-    cells, rows, columns, n = (
-        float((x * (x - 1) / 2).sum())
-        for x in (table, table.sum(1), table.sum(0), np.array([len(codes[0])]))
-    )
-    chance, most = rows * columns / n, (rows + columns) / 2
-    return 1.0 if most == chance else (cells - chance) / (most - chance)
-
-
 def _clearest(points: Points, most: int) -> tuple[Codes, float]:
     apart = pdist(points)
     tree, distances = linkage(apart, "ward"), squareform(apart)

@@ -138,9 +138,7 @@ class EditCard(Result):
         lines: Any = self.table().set_index("metric")
         return {
             "kind": self.KIND,
-            "edit": self.edit,
-            "method": self.method,
-            "model": self.model,
+            **self.named("edit", "method", "model"),
             "facts": list(self.facts),
             "old": list(self.old),
             "verdict": self.verdict(),

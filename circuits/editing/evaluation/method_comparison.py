@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from circuits.editing.edit import refuse_unwritable
+from circuits.editing.editor import moments_for
 from circuits.editing.evaluation import figures, intervals, multihop_metrics, single_edits
 from circuits.editing.evaluation.benchmark_metrics import BENCHMARK_METRICS, SCORES, BenchmarkMetric
 from circuits.editing.evaluation.case_selection import UNASKED, UNUSABLE, selected_cases
@@ -25,8 +26,6 @@ from circuits.editing.evaluation.implicit_names import with_names
 from circuits.editing.evaluation.multihop_metrics import Match
 from circuits.editing.evaluation.run_setup import (
     Progress,
-    in_folder,
-    moments_of,
     passages_of,
     run_options,
     templates_of,
@@ -40,7 +39,7 @@ from interp.errors import DataError
 from interp.model.model import Model
 from interp.results.report import Figure, Report, Section, Table, cell_text, excluded_counts
 from interp.results.result import Result
-from interp.results.run_folder import Steps
+from interp.results.run_folder import Steps, in_steps
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -143,10 +142,7 @@ class Comparison(Result):
                 methods[name]["multi_hop_strict"] = float(value)
         return {
             "kind": self.KIND,
-            "model": self.model,
-            "source": self.source,
-            "format": self.format,
-            "n_cases": self.n_cases,
+            **self.named("model", "source", "format", "n_cases"),
             "n_asked": self.n_cases - sum(self.excluded.get(n, 0) for n in (UNASKED, UNUSABLE)),
             "n_filtered": len(set(self.answers["case"])),
             "excluded": self.excluded,
@@ -264,9 +260,9 @@ def compare_methods(
     if settings.chat is not None:
         cases = _in_chat(cases, settings.chat)
     layers = layers or selection_for(model, None, *settings.methods)
-    named = partial(run_options, model, cases, settings, layers)
+    named = run_options(model, cases, settings, layers) if out else {}
     make = partial(_compared, model, cases, settings, layers, progress)
-    return in_folder(Comparison, "edit evaluate", named, make, out, force)
+    return in_steps(out, "edit evaluate", named, make, Comparison, unit="edits", force=force)
 
 
 def _in_chat(cases: Cases[Any], chat: Chat) -> Cases[Any]:
@@ -299,7 +295,8 @@ def _compared(
     used, tried = with_names(model, used, settings.implicit, steps, report)
     passages, shots = passages_of(model, settings), settings.demonstrations()
     methods = [one.method for one in conditions if one.method]
-    moments = moments_of(model, methods, layers, settings, report)
+    drawn = partial(report, "second moments, tokens")
+    moments = moments_for(model, methods, layers, settings.n_tokens, progress=drawn)
     plain: dict[str, str] = {}
     if cases.format not in MULTI_HOP_FORMATS:
         asked = partial(report, "asking before the edit")

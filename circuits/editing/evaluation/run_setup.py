@@ -1,46 +1,23 @@
-"""What a comparison and a sequence of edits have in common: their folder, text, and moments."""
+"""What a comparison and a sequence of edits have in common: their options, text and contexts."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
-from circuits.editing.editor import moments_for
 from circuits.editing.evaluation.cases import Cases
 from circuits.editing.evaluation.comparison_settings import EvaluationSettings
 from circuits.editing.fact_prompts import contexts
 from circuits.editing.layer_selection import LayerSelection
-from circuits.editing.methods import Method
-from circuits.editing.moments import Moments
 from interp.ablation.readouts import windows
 from interp.data.prompts import TokenPrompt
 from interp.model.model import Model
-from interp.results.result import Result
-from interp.results.run_folder import RunFolder, Steps, fingerprint, identity, page_of
+from interp.results.run_folder import fingerprint, identity
 
 N_PASSAGES = 4
 """Windows of neutral text that every edited model reads."""
 N_CONTEXTS = 2
 """Sampled contexts of a cloze beside the bare one."""
 Progress = Callable[[str, int, int], None]
-R = TypeVar("R", bound=Result)
-
-
-def in_folder(
-    kind: type[R],
-    verb: str,
-    named: Callable[[], dict[str, Any]],
-    make: Callable[[Steps], R],
-    out: str | Path | None,
-    force: bool,
-) -> R:
-    """A run's result, with its page in a folder if there is one; resumed where it was stopped."""
-    if out is None:
-        return make(Steps())
-    with RunFolder.open(out, verb, named(), unit="edits", force=force) as run:
-        if not run.finished:
-            run.finish(make(run).save, page=page_of(kind))
-    return kind.load(out)
 
 
 def run_options(
@@ -71,20 +48,3 @@ def passages_of(model: Model, settings: EvaluationSettings) -> tuple[TokenPrompt
 def templates_of(model: Model, seed: int) -> tuple[str, ...]:
     """The contexts of a cloze."""
     return tuple(contexts(model, seed=seed)[: 1 + N_CONTEXTS])
-
-
-def moments_of(
-    model: Model,
-    methods: Sequence[Method],
-    layers: LayerSelection | None,
-    settings: EvaluationSettings,
-    report: Progress,
-) -> Moments:
-    """The second moments that methods need."""
-    return moments_for(
-        model,
-        methods,
-        layers,
-        settings.n_tokens,
-        progress=lambda done, total: report("second moments, tokens", done, total),
-    )

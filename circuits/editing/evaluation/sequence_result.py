@@ -101,12 +101,7 @@ class EditSequences(Result):
         ]
         return {
             "kind": self.KIND,
-            "model": self.model,
-            "source": self.source,
-            "n_cases": self.n_cases,
-            "excluded": self.excluded,
-            "stopped": self.stopped,
-            "restored": self.restored,
+            **self.named("model", "source", "n_cases", "excluded", "stopped", "restored"),
             "sequences": lines,
             "cost": self.cost().to_dict("records"),
             "seconds": round(self.seconds, 1),

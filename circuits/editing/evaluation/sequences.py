@@ -16,14 +16,12 @@ import psutil
 import torch
 
 from circuits.editing.edit import Edit, Ledger, ledger, refuse_unwritable
-from circuits.editing.editor import computed
+from circuits.editing.editor import computed, moments_for
 from circuits.editing.evaluation.answers import short_answer
 from circuits.editing.evaluation.cases import Cases
 from circuits.editing.evaluation.edited_models import generations, moved, text_log_p
 from circuits.editing.evaluation.run_setup import (
     Progress,
-    in_folder,
-    moments_of,
     passages_of,
     run_options,
     templates_of,
@@ -40,7 +38,7 @@ from interp.brief import brief
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError, PlanError
 from interp.model.model import Model
-from interp.results.run_folder import TABLES, Steps
+from interp.results.run_folder import TABLES, Steps, in_steps
 
 AT_ONCE = 20
 """Edits of a row that a killed run loses at most."""
@@ -83,9 +81,9 @@ def edit_sequences(
     if ledger(model).applied:
         raise PlanError(f"{model.name} carries edits already; undo them before a sequence.")
     layers = layers or selection_for(model, None, *settings.methods)
-    named = partial(run_options, model, cases, settings, layers)
+    named = run_options(model, cases, settings, layers) if out else {}
     make = partial(_sequences, model, cases, settings, layers, progress)
-    return in_folder(EditSequences, "edit sequence", named, make, out, force)
+    return in_steps(out, "edit sequence", named, make, EditSequences, unit="edits", force=force)
 
 
 def _sequences(
@@ -101,7 +99,8 @@ def _sequences(
     shots, n = settings.demonstrations(), settings.lengths[-1]
     report("asking before the edits", 0, 1)
     plan = sequence_plan(model, cases, n, settings.n_controls, shots, settings.seed)
-    moments = moments_of(model, methods, layers, settings, report)
+    drawn = partial(report, "second moments, tokens")
+    moments = moments_for(model, methods, layers, settings.n_tokens, progress=drawn)
     run = _Run(model, plan, settings, moments, steps, report)
     base = model.hash_now()
     try:

@@ -39,7 +39,7 @@ def test_find_and_show_on_a_real_model(tmp_path, capsys):
     result = QueryValue.load(out)
     assert result.layers_searched == (27, 28, 29)
     assert len(result.values) == 10 and set(result.values["layer"]) <= {27, 28, 29}
-    assert result.knowledge_types()["label"].unique().tolist() == ["capital"]
+    assert [one.label for one in result.questions] == ["capital"]
     assert run(["show", str(out), "--json"]) == 0
     shown = last_json(capsys.readouterr().out)
     assert shown["value_neurons"] == found["value_neurons"]

@@ -523,16 +523,6 @@ def test_spans_hold_all_of_the_query_scores(result: QueryValue):
     assert (spans["low"] <= spans["score"]).all() and (spans["score"] <= spans["high"]).all()
 
 
-def test_knowledge_types_are_means_within_labels(result: QueryValue):
-    table = result.knowledge_types()
-    want = result.by_layer()["query"].sel(sublayer="ffn").values[:2].mean(0)
-    mine = table[(table["label"] == "a") & (table["score"] == "query")]
-    np.testing.assert_allclose(mine["mean"], want, rtol=1e-5)
-    assert set(table["n_prompts"]) == {2}
-    with pytest.raises(DataError, match="2 labels for 4"):
-        result.knowledge_types(["a", "b"])
-
-
 def test_order_is_a_weighted_mean_layer(result: QueryValue):
     table = result.order().set_index("what")["layers"]
     weight = result.scores["top_sum"].sel(sublayer="ffn").values
