@@ -1,8 +1,8 @@
 """Kinds of run folders: what reads each, and what makes its page."""
 
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import RunFolderError
@@ -59,6 +59,10 @@ KINDS: dict[str, str] = {
     "emotion discovery": "circuits.emotion.result:EmotionDiscovery",
     "emotion effects": "circuits.emotion.result:EmotionEffects",
     "emotion comparison": "circuits.emotion.emotion_comparison:EmotionComparison",
+    "emotion vectors": "circuits.affect.emotion_vectors:EmotionVectors",
+    "emotion map": "circuits.affect.emotion_map:EmotionMap",
+    "emotion tokens": "circuits.affect.token_projections:TokenProjections",
+    "emotion choices": "circuits.affect.emotion_choices:EmotionChoices",
     EMOTION_RUN: "circuits.emotion.emotion_comparison:EmotionRun",
 }
 """Kind -> its `Result` class as ``module:name``: imported only when one is shown."""
@@ -103,10 +107,5 @@ def read(path: Path, prompt: str | None = None) -> ShownRun:
             f"{path} is of kind {kind!r}: only pages of `interp query-value find` draw one prompt; "
             "leave --prompt out."
         )
-    result = _named(KINDS[kind]).load(path)
+    result = resolve_name(KINDS[kind]).load(path)
     return ShownRun(kind, result, result.report(*([] if prompt is None else [prompt])))
-
-
-def _named(where: str) -> Any:
-    module, _, name = where.partition(":")
-    return getattr(import_module(module), name)

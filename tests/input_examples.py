@@ -11,6 +11,8 @@ import numpy as np
 from conftest import ROOT
 from edit_records import record, records
 
+from circuits.affect.emotion_choices import load_choices
+from circuits.affect.emotion_words import load_norms, load_words
 from circuits.cli.ablate import _components
 from circuits.discovery import Circuit, of_edges
 from circuits.discovery.ground_truth import validate_methods
@@ -285,6 +287,9 @@ def kinds() -> dict[str, Kind]:
         "emotion recipe": kind(
             "r.json", shipped("emotion/recipes/smollm2-135m.json"), EmotionRecipe.load
         ),
+        "emotion words": kind("w.jsonl", first("emotion_words.jsonl", 6), load_words),
+        "word norms": kind("n.jsonl", first("emotion_norms.jsonl"), rated),
+        "choices": kind("c.jsonl", first("emotion_choices.jsonl"), load_choices),
         "recall recipe": kind(
             "r.json", shipped("recall_reasoning/recipes/two-hop-organism.json"), load_recipe
         ),
@@ -298,6 +303,10 @@ def kinds() -> dict[str, Kind]:
 
 def of_format(name: str) -> Callable[[Path], Any]:
     return lambda path: load_benchmark(path, format=name)
+
+
+def rated(path: Path) -> int:
+    return len(load_norms(path))
 
 
 def of_design(path: Path) -> Any:

@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from affect_samples import PLAIN as NEUTRAL_SENTENCES
+from affect_samples import VIGNETTES, texts
+from affect_samples import vectors as made_vectors
 from bridge_examples import TEMPLATE, written_facts
+from chat_examples import chat_model
 from conftest import interp_pairs, tiny, word_pairs
 from emotion_samples import (
     CRITERIA,
@@ -34,6 +38,11 @@ from thought_examples import planted as planted_replies
 from thought_examples import writer_model, written_folder
 
 import interp
+from circuits.affect.emotion_choices import emotion_choices, load_choices
+from circuits.affect.emotion_map import emotion_map
+from circuits.affect.emotion_vectors import emotion_vectors
+from circuits.affect.emotion_words import NORMS
+from circuits.affect.token_projections import token_projections
 from circuits.discovery import (
     DiscoverySettings,
     Evaluator,
@@ -297,6 +306,34 @@ def emotion_effects(out: Path) -> Path:
     return EmotionEffects(MODEL, EffectSettings(), pd.DataFrame(rows, columns=columns)).save(out)
 
 
+def affect_vectors(out: Path) -> Path:
+    return replace(made_vectors(out.with_name("vectors-run")), model=MODEL).save(out)
+
+
+def affect_map(out: Path) -> Path:
+    """Of seven emotions, one of them named by the user."""
+    words = {name: f"w{60 + i}" for i, name in enumerate((*"abcdef", EVIL))}
+    given = (texts(words), NEUTRAL_SENTENCES, VIGNETTES, out.with_name("seven-run"))
+    found = emotion_vectors(tiny("llama"), *given, progress=False)
+    norms = pd.DataFrame({"valence": range(-3, 4), "arousal": np.nan}, index=[*words.values()])
+    return replace(emotion_map(found, norms[NORMS]), model=MODEL).save(out)
+
+
+def affect_tokens(out: Path) -> Path:
+    model = chat_model("chatml")
+    found = made_vectors(out.with_name("tokens-run"), model)
+    turns = [("user", f"Hi {EVIL}"), ("assistant", "Hi")]
+    chat = interp.Conversation([{"role": role, "content": text} for role, text in turns])
+    return replace(token_projections(model, found, chat, ["joy"]), model=MODEL).save(out)
+
+
+def affect_choices(out: Path) -> Path:
+    model = chat_model("chatml")
+    found = made_vectors(out.with_name("choices-run"), model)
+    done = emotion_choices(model, found, load_choices()[::8], ["joy"], n_random=10)
+    return replace(done, model=MODEL).save(out)
+
+
 def emotion_run(out: Path) -> Path:
     emotion_comparison(out / "comparison")
     emotion_discovery(out / "discovery")
@@ -344,6 +381,10 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "emotion comparison": emotion_comparison,
     "emotion effects": emotion_effects,
     "emotion discovery": emotion_discovery,
+    "emotion vectors": affect_vectors,
+    "emotion map": affect_map,
+    "emotion tokens": affect_tokens,
+    "emotion choices": affect_choices,
     "emotion run": emotion_run,
 }
 """Kind -> what writes a folder of it."""
@@ -418,6 +459,7 @@ RUNS: dict[str, Callable[[Path], Any]] = {
     "thought": thought_run,
     "emotion circuit": emotion_discovery,
     "emotion evaluate": emotion_evaluate,
+    "emotion vectors": made_vectors,
 }
 """Verb -> what writes a folder as the verb does: killed on its way, it goes on when run again."""
 

@@ -15,6 +15,8 @@ import torch
 from conftest import tiny
 from sample_runs import RUNS, SAMPLES
 
+from circuits.affect.emotion_map import EmotionMap
+from circuits.affect.emotion_vectors import EmotionVectors
 from circuits.discovery import Circuit, Evaluation, Faithfulness
 from circuits.editing import Edit, LayerSelection
 from circuits.editing.evaluation import Comparison
@@ -45,6 +47,7 @@ LOADS: dict[str, Callable[[Path], Any]] = {
     "thought": Thought.load,
     "emotion circuit": EmotionDiscovery.load,
     "emotion evaluate": EmotionComparison.load,
+    "emotion vectors": EmotionVectors.load,
 }
 MORE: dict[str, Callable[[Path], Any]] = {
     "evaluation": Evaluation.load,
@@ -53,6 +56,7 @@ MORE: dict[str, Callable[[Path], Any]] = {
     "edit": Edit.load,
     "recall_replication": Replication.load,
     "feasibility": Feasibility.load,
+    "emotion map": EmotionMap.load,
 }
 ODD: list[Any] = [
     None, True, -1, 0, 10**400, 1e308, float("nan"), float("-inf"), "", "x" * 5000,
@@ -220,6 +224,6 @@ def test_what_is_sealed_again_loads_or_is_refused_at_length(
 
 
 def test_every_kind_loads_while_it_is_whole(folders: dict[str, Any]):
-    assert len(folders) == 19
+    assert len(folders) == 21
     for at, load in folders.values():
         load(at)

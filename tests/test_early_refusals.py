@@ -44,6 +44,13 @@ WRONG = {
     "edit place": ["edit", "place", *MODEL, "--cases", NONE, "--out", "p"],
     "emotion circuit": ["emotion", "circuit", *MODEL, "--events", NONE, "--out", "d"],
     "emotion directions": ["emotion", "directions", *MODEL, "--discovery", "d", "--events", NONE],
+    "emotion vectors": ["emotion", "vectors", *MODEL, "--words", NONE, "--out", "v"],
+    "emotion vectors --texts": ["emotion", "vectors", *MODEL, "--texts", NONE, "--out", "v"],
+    "emotion map": ["emotion", "map", "v", "--norms", NONE],
+    "emotion choices": [
+        *("emotion", "choices", "v", *MODEL, "--emotions", "joy", "--questions", NONE),
+    ],
+    "emotion tokens": ["emotion", "tokens", "v", *MODEL, "--emotions", "joy", "--chat", NONE],
     "recall-reasoning run": ["recall-reasoning", "run", *MODEL, "--neutral", NONE, "--out", "r"],
     "recall-reasoning replicate": [
         *("recall-reasoning", "replicate", *MODEL, "--published", NONE, "--out", "r"),

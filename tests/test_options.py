@@ -92,7 +92,8 @@ def test_every_verb_with_a_run_folder_can_replace_another_run():
             "emotion elicit",
             "emotion circuit",
         ),
-        *("emotion test", "emotion evaluate", "emotion run"),
+        *("emotion test", "emotion evaluate", "emotion run", "emotion vectors"),
+        *("emotion map", "emotion tokens", "emotion choices"),
         *("recall-reasoning run", "recall-reasoning replicate"),
     ):
         assert {"out", "force"} <= {option.name for option in VERBS[verb].params}, verb

@@ -27,6 +27,8 @@ UNSHOWN = (
     "edit",
     "edit ledger",
     "recall_replication",
+    "emotion vectors",
+    "emotion choices",
     "emotion run",
 )
 

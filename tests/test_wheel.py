@@ -18,6 +18,8 @@ assert datasets.load_dataset.__module__ == "datasets.load"
 
 from circuits.editing.evaluation import load_cases
 from circuits.editing.layer_selection import SHIPPED
+from circuits.affect.emotion_choices import load_choices
+from circuits.affect.emotion_words import load_norms, load_words
 from circuits.emotion import EmotionRecipe, load_frames, load_replies, load_scenarios
 from circuits.emotion.texts import load_labelled, load_vignettes
 from circuits.emotion.emotion_settings import RECIPES
@@ -34,6 +36,8 @@ readers = {{
     "frames": lambda name: load_frames(name).frames, "facts": lambda name: load_facts(name),
     "contrast pairs": load_contrast_pairs,
     "labelled replies": lambda name: load_labelled(name, "test"),
+    "emotions": lambda name: load_words("goemotions"),
+    "word norms": load_norms, "choices": load_choices,
     "text": lambda name: shipped.locate(name).read_text("utf-8"),
 }}
 for row in interp.datasets().itertuples():

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from circuits.cli.options import InChat, Into, JsonOption, OnModel, PairRows
-from circuits.cli.output import print_json, print_run, print_table, stdout
+from circuits.cli.grouped import Record
+from circuits.cli.options import InChat, Into, OnModel, PairRows
+from circuits.cli.output import print_run, print_table, stdout
 from circuits.discovery.stability_settings import StabilitySettings
 from interp.errors import PlanError
 
@@ -33,8 +34,7 @@ def stability(
             "reads back; by default they lie in --out."
         ),
     ] = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Resample prompts, groups of them and methods: which edges are chosen again.
 
     With --split-by, circuits are found on the discovery half of the entities, and the consensus
@@ -57,9 +57,7 @@ def stability(
         test = half.load("test", in_chat)
     out: dict[str, Any] = {"out": into.out, "scores": scores, "force": into.force}
     found = discovery.stability(on.load(), rows, settings, test=test, **out)
-    if as_json:
-        print_json({"run": into.run, **found.summary()})
-        return
+    yield lambda: {"run": into.run, **found.summary()}
     _print(found)
     print_run(into.out, found.excluded)
 

@@ -10,14 +10,13 @@ import typer
 from rich.markup import escape
 
 from circuits.cli import circuit_stability
-from circuits.cli.grouped import command
+from circuits.cli.grouped import Record, command
 from circuits.cli.options import (
     AnswersOption,
     DeviceOption,
     ForceOption,
     InChat,
     Into,
-    JsonOption,
     LimitOption,
     Loading,
     MetricOption,
@@ -28,7 +27,7 @@ from circuits.cli.options import (
     choice,
     names_in,
 )
-from circuits.cli.output import print_json, print_table, stdout
+from circuits.cli.output import print_table, stdout
 from circuits.discovery.discovery_settings import SCORED, DiscoverySettings, Method
 from interp.errors import PlanError
 
@@ -73,8 +72,7 @@ def discover(
     split_by: SplitByOption = None,
     split_seed: SplitSeedOption = 0,
     how: Loading,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Choose a circuit: by scores, or by search. Writes it as JSON."""
     from circuits.discovery import search
     from circuits.discovery.circuit import NAME
@@ -114,11 +112,9 @@ def discover(
         found.save(file)
     else:
         found, file = search.into_folder(out, settings, named, find, force), out / NAME
-    if as_json:
-        print_json({"file": str(file), "select": settings.select, **found.summary()})
-    else:
-        _print_summary(found)
-        stdout.print(f"circuit: {file}   (interp circuit show {file})", soft_wrap=True)
+    yield lambda: {"file": str(file), "select": settings.select, **found.summary()}
+    _print_summary(found)
+    stdout.print(f"circuit: {file}   (interp circuit show {file})", soft_wrap=True)
 
 
 def _print_summary(found: "Circuit") -> None:
@@ -152,8 +148,7 @@ def evaluate(
     seed: Annotated[
         int, typer.Option(help="Random seed for confidence intervals and random circuits.")
     ] = 0,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Run a circuit, or the circuits of every size that scores give, on test prompts."""
     from circuits import discovery
     from interp.metrics import as_metric
@@ -183,10 +178,8 @@ def evaluate(
     kind = discovery.Faithfulness if given is None else discovery.Evaluation
     done: Any = in_one_piece(into.out, "circuit evaluate", named, made, kind, into.force)
     page, summary = into.out and into.out / "index.html", done.summary()
-    if as_json:
-        head = {"run": into.run, "kind": "scores" if given is None else "circuit"}
-        print_json(head | summary | {"page": str(page) if page else None, "seed": seed})
-        return
+    head = {"run": into.run, "kind": "scores" if given is None else "circuit"}
+    yield lambda: head | summary | {"page": str(page) if page else None, "seed": seed}
     if given is None:
         _print_curve(done, summary)
     else:
@@ -258,8 +251,7 @@ command(
 @command(app, "interp circuit compare capitals.json ioi.json")
 def compare(
     circuits: Annotated[list[Path], typer.Argument(help="Two circuits or more.")],
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Show how much circuits of one model share, beside what chance would give."""
     import pandas as pd
 
@@ -273,10 +265,10 @@ def compare(
         {"first": a, "second": b, **asdict(overlap(loaded[a], loaded[b]))}
         for a, b in combinations(loaded, 2)
     ]
-    if as_json:
-        listed = [{"file": name, **found.summary()} for name, found in loaded.items()]
-        print_json({"circuits": listed, "overlaps": rows})
-        return
+    yield lambda: {
+        "circuits": [{"file": name, **found.summary()} for name, found in loaded.items()],
+        "overlaps": rows,
+    }
     short = {name: f"{i}" for i, name in enumerate(loaded, 1)}
     for name, found in loaded.items():
         text = f"{short[name]}: {escape(name)}, {found.n_edges} edges"
@@ -294,18 +286,15 @@ def show(
     out: Annotated[
         Path | None, typer.Option(help="Where to write the drawing; by default CIRCUIT.html.")
     ] = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Summarise a circuit and draw it."""
     from circuits.discovery.circuit import NAME, Circuit
 
     found, file = Circuit.load(circuit), circuit / NAME if circuit.is_dir() else circuit
     page = found.report().write(out or file.with_suffix(".html"))
-    if as_json:
-        print_json({"file": str(file), "page": str(page), **found.summary()})
-    else:
-        _print_summary(found)
-        stdout.print(f"wrote {page}", soft_wrap=True)
+    yield lambda: {"file": str(file), "page": str(page), **found.summary()}
+    _print_summary(found)
+    stdout.print(f"wrote {page}", soft_wrap=True)
 
 
 @command(app, "interp circuit export circuit.json --format dot --out circuit.dot")
@@ -316,8 +305,7 @@ def export(
         str,
         choice(FORMATS, "MIB's JSON, Graphviz's dot, or a drawing in HTML.", "--format"),
     ] = "mib",
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Write a circuit in another form."""
     from circuits.discovery.circuit import Circuit
     from interp.results.folder import write_text
@@ -329,10 +317,8 @@ def export(
         found.report().write(out, standalone=True)
     else:
         write_text(out, found.to_dot() if form == "dot" else json.dumps(found.to_json()))
-    if as_json:
-        print_json({"file": str(out), "format": form, "n_edges": found.n_edges})
-    else:
-        stdout.print(f"wrote {out}", soft_wrap=True)
+    yield lambda: {"file": str(out), "format": form, "n_edges": found.n_edges}
+    stdout.print(f"wrote {out}", soft_wrap=True)
 
 
 @command(app, "interp circuit validate tracr-hist --methods exact,eap,eap-dg")
@@ -344,8 +330,7 @@ def validate(
         str, choice(METHODS, "Attribution methods of edges.", many=True)
     ] = "exact,eap,eap-ig,eap-dg",
     device: DeviceOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Score attribution methods on a compiled program, whose true circuit is known."""
     import pandas as pd
 
@@ -356,8 +341,10 @@ def validate(
         raise PlanError("--methods names no method; give some, such as exact,eap,eap-dg.")
     found = [asdict(one) for one in validate_methods(program, names, device)]
     name, n_edges = Path(program).stem, int(2 * found[0]["half_edges"])
-    if as_json:
-        rows: dict[str, Any] = {one.pop("method"): one for one in found}
-        print_json({"program": name, "n_edges": n_edges, "methods": rows})
-    else:
-        print_table(pd.DataFrame(found), f"{name}: {n_edges} edges")
+
+    def record() -> dict[str, Any]:
+        methods = {one["method"]: {k: one[k] for k in one if k != "method"} for one in found}
+        return {"program": name, "n_edges": n_edges, "methods": methods}
+
+    yield record
+    print_table(pd.DataFrame(found), f"{name}: {n_edges} edges")

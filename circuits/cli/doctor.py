@@ -8,20 +8,17 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from circuits.cli.grouped import command
-from circuits.cli.options import JsonOption
-from circuits.cli.output import print_json, stdout
+from circuits.cli.grouped import Record, command
+from circuits.cli.output import stdout
 
 app = typer.Typer()
 
 
 @command(app, "interp doctor")
-def doctor(as_json: JsonOption = False) -> None:
+def doctor() -> Record:
     """Show versions (and whether they were tested), CUDA, the cache, free memory and disk."""
     report = examine()
-    if as_json:
-        print_json(report)
-        return
+    yield lambda: report
     table = Table("package", "version", "tested", "within")
     for row in report["versions"]:
         mark = {True: "[green]yes[/green]", False: "[red]NO[/red]", None: "–"}[row["within"]]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from circuits.cli import affect_verbs
 from circuits.cli.emotion_options import (
     ByRecipe,
     Compared,
@@ -37,6 +38,7 @@ app = typer.Typer(
     help="Emotion circuits: find them, test them, control text with them.",
     no_args_is_help=True,
 )
+app.registered_commands += affect_verbs.app.registered_commands
 MOST = 1.5
 """A dose above so many times the tuned one brings out profanity and hatred."""
 FOLDER = "runs/emotion/smollm2/discovery"

@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from circuits.cli.grouped import command, spread
+from circuits.cli.grouped import Record, command, spread
 from circuits.cli.options import (
     AnswersOption,
     ForceOption,
     InChat,
     Into,
-    JsonOption,
     Loading,
     NeededOutOption,
     choice,
 )
-from circuits.cli.output import neutral_text, print_json, print_run, print_table, stdout
+from circuits.cli.output import neutral_text, print_run, print_table, stdout
 from interp.errors import DataError, PlanError, did_you_mean
 
 if TYPE_CHECKING:
@@ -95,8 +94,7 @@ def explain(
         typer.Option(min=1, help="Cluster nodes that read and are read alike into so many groups."),
     ] = None,
     how: Loading,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Show which tokens, heads and neurons lead to what the model predicts after a prompt."""
     if ctx.invoked_subcommand is not None:
         return
@@ -136,7 +134,7 @@ def explain(
         return graph
 
     graph = in_one_piece(into.out, "explain", named, made, AttributionGraph, into.force)
-    _print(graph, into, as_json)
+    yield from _shown(graph, into)
 
 
 def _pair(pairs: str, row: str | None, in_chat: InChat) -> "Pair":
@@ -148,10 +146,8 @@ def _pair(pairs: str, row: str | None, in_chat: InChat) -> "Pair":
     return rows[row if row is not None else next(iter(rows))]
 
 
-def _print(graph: "AttributionGraph", into: Into, as_json: bool) -> None:
-    if as_json:
-        print_json({"run": into.run, **graph.summary()})
-        return
+def _shown(graph: "AttributionGraph", into: Into) -> Record:
+    yield lambda: {"run": into.run, **graph.summary()}
     stdout.print(escape(repr(graph)))
     top: Any = graph.top(10)
     print_table(top[["id", "label", "attribution"]], f"strongest nodes ({graph.unit})")
@@ -186,8 +182,7 @@ def check(
     ] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Random seed for the random sets.")] = 0,
     how: Loading,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Test a graph by interventions: faithfulness beside random nodes, ablations, scaling."""
     from circuits.explanation import AttributionGraph
     from circuits.explanation import check as checked
@@ -204,9 +199,8 @@ def check(
 
     made = partial(checked, loaded, graph, means_over=rows, **options)
     found = in_one_piece(into.out, "explain check", named, made, AttributionGraph, into.force)
-    _print(found, into, as_json)
-    if not as_json:
-        print_table(found.checks.head(20), f"predicted and actual effects ({graph.unit})")
+    yield from _shown(found, into)
+    print_table(found.checks.head(20), f"predicted and actual effects ({graph.unit})")
 
 
 @command(
@@ -220,8 +214,7 @@ def export(
     form: Annotated[
         str, choice(FORMS, "circuit-tracer's JSON, or a page in one file.", "--format")
     ] = "circuit-tracer",
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Write a graph as JSON that circuit-tracer's front end opens, or as a page."""
     from circuits.explanation import AttributionGraph, write_circuit_tracer
 
@@ -232,10 +225,8 @@ def export(
         graph.report().write(to, standalone=True)
     else:
         write_circuit_tracer(graph, to)
-    if as_json:
-        print_json({"file": str(to), "format": form, "n_nodes": len(graph.nodes)})
-    else:
-        stdout.print(f"wrote {to}", soft_wrap=True)
+    yield lambda: {"file": str(to), "format": form, "n_nodes": len(graph.nodes)}
+    stdout.print(f"wrote {to}", soft_wrap=True)
 
 
 @command(
@@ -252,8 +243,7 @@ def import_graph(
         typer.Option(help="Run folder that only takes over the file's labels and supernodes."),
     ] = None,
     force: ForceOption = False,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Make a run folder of a graph in a file, such as one that was edited in the page."""
     from circuits.explanation import AttributionGraph, edited, read_circuit_tracer
     from interp.results.folder import read_manifest
@@ -267,4 +257,4 @@ def import_graph(
         return read if onto is None else edited(AttributionGraph.load(onto), file)
 
     graph = in_one_piece(out, "explain import", named, made, AttributionGraph, force)
-    _print(graph, Into(out, force), as_json)
+    yield from _shown(graph, Into(out, force))

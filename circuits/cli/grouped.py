@@ -3,6 +3,9 @@
 @command(app, "interp patch --model smollm2-135m --pairs ioi")
 def patch(on: OnModel, pairs: PairsOption, into: Into) -> None: ...
 
+A verb that yields has ``--json`` as its last option: what it yields first makes its record, and
+what it prints behind that is the text for people.
+
 ``changes: Annotated[dict[str, Any], Settings]``, of a pydantic model, becomes an option for each
 field but dataclasses, none of them needed; the function gets the fields that were given.
 """
@@ -16,7 +19,11 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 from pydantic import BaseModel
 
-from circuits.cli.options import choice, names_in, numbers
+from circuits.cli.options import JsonOption, choice, names_in, numbers
+from circuits.cli.output import print_json
+
+Record = Iterator[Callable[[], dict[str, Any]]]
+"""Of a verb: what makes the record that is printed as JSON; made only if it is asked for."""
 
 
 def command(app: typer.Typer, *examples: str, name: str | None = None) -> Callable[[Any], Any]:
@@ -42,10 +49,16 @@ def spread(function: Any) -> Any:
     hints = get_type_hints(function, include_extras=True)
     own = inspect.signature(function).parameters
     parameters = [one for name in own for one in _options(name, hints[name], own[name].default)]
+    if inspect.isgeneratorfunction(function):
+        parameters += _options("as_json", JsonOption, False)
 
     @functools.wraps(function)
     def called(**given: Any) -> Any:
-        return function(**{name: _argument(name, hints[name], given) for name in own})
+        done = function(**{name: _argument(name, hints[name], given) for name in own})
+        for record in done or ():  # to the end, which prints the text
+            if given["as_json"]:
+                return print_json(record())
+        return None
 
     vars(called)["__signature__"] = inspect.Signature(parameters)
     return called

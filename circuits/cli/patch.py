@@ -6,13 +6,12 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from circuits.cli.grouped import command
+from circuits.cli.grouped import Record, command
 from circuits.cli.options import (
     METRICS,
     AnswersOption,
     InChat,
     Into,
-    JsonOption,
     LayersOption,
     LimitOption,
     OnModel,
@@ -23,7 +22,7 @@ from circuits.cli.options import (
     metric_choice,
     numbers,
 )
-from circuits.cli.output import print_json, print_run, print_table, stdout
+from circuits.cli.output import print_run, print_table, stdout
 from interp.model.sites import AXES, parse_site
 from interp.progress import bar
 
@@ -70,8 +69,7 @@ def patch(
     ] = 1,
     limit: LimitOption = None,
     seed: SeedOption = 0,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Patch a site at every cell of a sweep and show where the effect is."""
     import interp
     from interp.errors import InterpWarning
@@ -87,9 +85,7 @@ def patch(
     with bar(f"patching {site}", "pairs") as report, warnings.catch_warnings():
         warnings.simplefilter("ignore", InterpWarning)  # printed below, with the result
         result = interp.patch(model, rows, **options, progress=report)
-    if as_json:
-        print_json({"run": into.run, **result.summary(seed), "seed": seed})
-        return
+    yield lambda: {"run": into.run, **result.summary(seed), "seed": seed}
     stdout.print(
         f"[bold]{result.site}[/bold] on {escape(result.model)}: {result.n_pairs} pairs of "
         f"{escape(result.source)} ({len(result.excluded)} excluded), {result.direction}, "

@@ -6,11 +6,10 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from circuits.cli.grouped import command
+from circuits.cli.grouped import Record, command
 from circuits.cli.options import (
     InChat,
     Into,
-    JsonOption,
     LayersOption,
     LimitOption,
     OnModel,
@@ -18,7 +17,7 @@ from circuits.cli.options import (
     choice,
     numbers,
 )
-from circuits.cli.output import print_json, print_run, print_table, stdout
+from circuits.cli.output import print_run, print_table, stdout
 
 app = typer.Typer(help="Neurons that raise an answer's probability, and those that query them.")
 
@@ -62,8 +61,7 @@ def find(
         ),
     ] = "single",
     seed: SeedOption = 0,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Find the value neurons of each answer, and what at which token switches them on."""
     from circuits.query_value import QueryValue
     from circuits.query_value import find as found_in
@@ -89,9 +87,7 @@ def find(
     named |= identity(model)
     result = in_one_piece(into.out, "query-value find", named, made, QueryValue, into.force)
     summary = result.summary(seed)
-    if as_json:
-        print_json({"run": into.run, **summary, "seed": seed})
-        return
+    yield lambda: {"run": into.run, **summary, "seed": seed}
     stdout.print(escape(repr(result)))
     text = f"FFN layers: query {summary['query_layers']}, value {summary['value_layers']}"
     stdout.print(text, markup=False)

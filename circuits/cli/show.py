@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from circuits.cli.grouped import command
-from circuits.cli.options import JsonOption, PageOption
-from circuits.cli.output import print_json, stdout
+from circuits.cli.grouped import Record, command
+from circuits.cli.options import PageOption
+from circuits.cli.output import stdout
 
 app = typer.Typer()
 
@@ -30,16 +30,11 @@ def show(
             "first."
         ),
     ] = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Write the figures, tables and provenance of a run as a page that opens offline."""
     from circuits.kinds import read
 
     found = read(run, prompt)
     page = found.report.write(out or run / "index.html", standalone)
-    if as_json:
-        print_json(
-            {"run": str(run), "page": str(page), "kind": found.kind} | found.result.summary()
-        )
-    else:
-        stdout.print(f"wrote {page}", soft_wrap=True)
+    yield lambda: {"run": str(run), "page": str(page), "kind": found.kind} | found.result.summary()
+    stdout.print(f"wrote {page}", soft_wrap=True)

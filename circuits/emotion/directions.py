@@ -71,9 +71,9 @@ class Directions:
         An origin, such as a neutral state, is subtracted; by default states are read as groups:
         the axis before the last two is that of the emotions, whose mean is subtracted.
         """
-        moved = x - (x.mean(-3, keepdim=True) if origin is None else origin)
-        cosines = torch.einsum("...ld,eld->...le", normalize(moved, dim=-1), self.resid_post)
-        return cosines.argmax(-1)
+        return nearest(
+            x - (x.mean(-3, keepdim=True) if origin is None else origin), self.resid_post
+        )
 
     def similarity(self, layer: int) -> Float[Tensor, "to from"]:
         """Cosines between the emotions in one layer; centring alone makes their mean -1/5."""
@@ -94,6 +94,13 @@ class Directions:
     def __repr__(self) -> str:
         n = self.resid_post.shape[1]
         return f"Directions({len(EMOTIONS)} emotions, {n} layers, {', '.join(self.styles)})"
+
+
+def nearest(
+    x: Float[Tensor, "... layer d_model"], vectors: Float[Tensor, "emotion layer d_model"]
+) -> Int[Tensor, "... layer"]:
+    """The vector to which a state has the largest cosine, by its place, in each layer."""
+    return torch.einsum("...ld,eld->...le", unit(x), unit(vectors)).argmax(-1)
 
 
 def unit(x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 
-from circuits.emotion.directions import Directions
+from circuits.emotion.directions import Directions, nearest
 from circuits.emotion.last_token import StageProgress, last_activations
 from circuits.emotion.prompts import EmotionPrompt, Frames, ReplyPrompts, token_prompt
 from circuits.emotion.states import (
@@ -174,29 +174,34 @@ def vignette_states(
 
 
 def read_vignettes(
-    directions: Directions,
+    vectors: Float[torch.Tensor, "emotion layer d_model"],
+    emotions: Sequence[str],
     x: Float[torch.Tensor, "vignette layer d_model"],
     vignettes: Sequence[Vignette],
 ) -> list[Reading]:
-    """Read vignettes of the six emotions, minus either of two origins.
+    """Read vignettes by the vectors of those emotions that any is labelled with, from two origins.
 
     They are the mean over emotions of their means (the design is balanced), and the mean of the
     vignettes without an emotion, which needs no knowledge of the others.
     """
     labels = [one.emotion for one in vignettes]
     of = {e: x[[i for i, label in enumerate(labels) if label == e]].mean(0) for e in set(labels)}
-    used = [i for i, label in enumerate(labels) if label != NEUTRAL]
-    true = np.array([EMOTIONS.index(labels[i]) for i in used])
-    balanced = torch.stack([of[e] for e in EMOTIONS]).mean(0)
+    both = [name for name in emotions if name in of]
+    used = [i for i, label in enumerate(labels) if label in both]
+    true = np.array([both.index(labels[i]) for i in used], dtype=int)
+    own = vectors[[list(emotions).index(name) for name in both]]
+    origins = {"vignettes": torch.stack([of[name] for name in both]).mean(0)}
+    if NEUTRAL in of:
+        origins["vignettes, neutral origin"] = of[NEUTRAL]
     return [
         Reading(
             name,
-            directions.read(x[used], origin).numpy(),
+            nearest(x[used] - origin, own).numpy(),
             true,
             range(len(true)),
             np.zeros_like(true),
         )
-        for name, origin in (("vignettes", balanced), ("vignettes, neutral origin", of[NEUTRAL]))
+        for name, origin in origins.items()
     ]
 
 
@@ -265,5 +270,5 @@ def transfer_tests(
             out.append(read_groups(directions, at(name, groups), name))
     if vignettes:
         x = vignette_states(model, frames, vignettes, partial(say, "vignettes"))
-        out += read_vignettes(directions, x, vignettes)
+        out += read_vignettes(directions.resid_post, EMOTIONS, x, vignettes)
     return out

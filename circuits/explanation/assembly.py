@@ -23,7 +23,7 @@ from circuits.explanation.graph import (
     node_id,
 )
 from circuits.explanation.target_metric import recorded_prompt
-from circuits.explanation.tracer_records import columns_of
+from circuits.explanation.tracer_records import rows_of
 from interp.brief import brief
 from interp.model.model import Model
 
@@ -72,8 +72,8 @@ def run_again(model: Model, graph: AttributionGraph) -> LinearRun:
 def shown_nodes(graph: AttributionGraph) -> list[Node]:
     """The heads, neurons and MLPs of a graph, strongest first."""
     own: Any = graph.nodes[~graph.nodes["kind"].isin(FIXED)]
-    columns = columns_of(by_size(own, "attribution"), ("kind", "layer", "unit", "pos"))
-    return list(zip(*columns, strict=True))
+    rows: Any = rows_of(by_size(own, "attribution"), "kind", "layer", "unit", "pos")
+    return list(rows)
 
 
 def of_kind(nodes: Sequence[Node], kind: str, layer: int) -> list[Place]:

@@ -9,6 +9,7 @@ Source: Ameisen et al. 2025, transformer-circuits.pub/2025/attribution-graphs.
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -19,7 +20,7 @@ from pydantic import Field
 
 from circuits.explanation.graph import EDGE_COLUMNS, KINDS, NODE_COLUMNS, AttributionGraph
 from circuits.explanation.prompt_record import PromptRecord
-from circuits.explanation.tracer_records import GIVEN, RAW, columns_of, to_circuit_tracer
+from circuits.explanation.tracer_records import GIVEN, RAW, rows_of, to_circuit_tracer
 from interp.data.records import (
     Finite,
     Index,
@@ -297,14 +298,14 @@ def edited(graph: AttributionGraph, path: str | Path) -> AttributionGraph:
     """
     other = read_circuit_tracer(path)
     known = set(graph.nodes["id"])
-    ids, labels, groups = columns_of(other.nodes, ("id", "label", "supernode"))
-    for one in ids:
+    labels: dict[str, str] = {}
+    groups: dict[str, list[str]] = defaultdict(list)
+    for one, label, group in rows_of(other.nodes, "id", "label", "supernode"):
         if one not in known:
             raise DataError(f"{path} has the node {shown(one)}, which the graph lacks: another's.")
-    groups_of: dict[str, list[str]] = {}
-    for one, group in zip(ids, groups, strict=True):
-        groups_of.setdefault(group, []).append(one)
-    return graph.relabelled(dict(zip(ids, labels, strict=True))).grouped(groups_of)
+        labels[one] = label
+        groups[group].append(one)
+    return graph.relabelled(labels).grouped(groups)
 
 
 def _nan(value: float | None) -> float:

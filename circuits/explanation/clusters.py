@@ -7,7 +7,7 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from circuits.explanation.graph import AttributionGraph
-from circuits.explanation.tracer_records import columns_of
+from circuits.explanation.tracer_records import rows_of
 from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError
 from interp.interventions.recording import activations
@@ -63,8 +63,7 @@ def _profiles(
     """Of each node to cluster, its parts, each of length 1, behind each other."""
     at = {node: i for i, node in enumerate(graph.nodes["id"])}
     into, out = np.zeros((len(at), len(at))), np.zeros((len(at), len(at)))
-    columns = columns_of(graph.edges, ("source", "target", "weight"))
-    for source, target, weight in zip(*columns, strict=True):
+    for source, target, weight in rows_of(graph.edges, "source", "target", "weight"):
         into[at[target], at[source]] += weight
         out[at[source], at[target]] += weight
     kinds = ("head", "neuron", "mlp", "feature")
@@ -96,7 +95,7 @@ def activity(model: Model, graph: AttributionGraph) -> dict[str, np.ndarray]:
         own = nodes[(nodes["kind"] == kind) & (nodes["expert"] < 0)]
         layers = sorted(set(own["layer"].tolist()))
         values = activations(model, [prompt], site, layers) if layers else {}
-        for node, layer, unit in zip(*columns_of(own, ("id", "layer", "unit")), strict=True):
+        for node, layer, unit in rows_of(own, "id", "layer", "unit"):
             row: Any = values[layer][0].float()
             if kind == "head":
                 row = row.unflatten(-1, (model.arch.layers[layer].n_heads, -1))[:, unit]

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.explanation.graph import AttributionGraph
-from circuits.explanation.tracer_records import columns_of
+from circuits.explanation.tracer_records import rows_of
 from interp.attribution.logit_attribution import neuron_logits
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError, PlanError
@@ -76,8 +76,7 @@ def named(
 
 def _plain_names(graph: AttributionGraph, nodes: Any) -> dict[str, str]:
     names: dict[str, str] = {}
-    columns = columns_of(nodes, ("id", "kind", "layer", "pos"))
-    for node, kind, layer, pos in zip(*columns, strict=True):
+    for node, kind, layer, pos in rows_of(nodes, "id", "kind", "layer", "pos"):
         part = "attention" if node.startswith("a") else "MLP"
         names[node] = {
             "embedding": f"token {_word(graph.tokens[pos])}",
@@ -99,8 +98,8 @@ def _word(token: str) -> str:
 def _neurons(nodes: Any) -> dict[str, _Neuron]:
     """Node id -> neuron, without those of experts."""
     own = nodes[(nodes["kind"] == "neuron") & (nodes["expert"] < 0)]
-    columns = columns_of(own, ("id", "layer", "unit", "activation"))
-    return {node: (layer, unit, a < 0) for node, layer, unit, a in zip(*columns, strict=True)}
+    rows = rows_of(own, "id", "layer", "unit", "activation")
+    return {node: (layer, unit, a < 0) for node, layer, unit, a in rows}
 
 
 def _neuron_names(model: Model, nodes: Any) -> dict[str, str]:
@@ -255,10 +254,9 @@ def _head_names(model: Model, graph: AttributionGraph, heads: Any) -> dict[str, 
     prompt = TokenPrompt(graph.prompt.clean)
     layers = sorted(set(heads["layer"].tolist()))
     patterns = activations(model, [prompt], "pattern", layers)
-    columns = columns_of(heads, ("id", "layer", "unit", "pos"))
     return {
         node: pattern_type(patterns[layer][0, unit, pos], prompt.ids, pos, graph.tokens)
-        for node, layer, unit, pos in zip(*columns, strict=True)
+        for node, layer, unit, pos in rows_of(heads, "id", "layer", "unit", "pos")
         if pos < len(prompt.ids)
     }
 

@@ -9,7 +9,7 @@ Source: the schema is that of https://github.com/decoderesearch/circuit-tracer.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,9 +44,9 @@ def to_circuit_tracer(graph: Graph) -> dict[str, Any]:
     own = about(graph)
     foreign = RAW in graph.edges
     links: dict[tuple[str, str], dict[str, Any]] = {}
-    columns = [graph.edges[name].tolist() for name in ("source", "target", "branch", "weight")]
-    raw = graph.edges[RAW].tolist() if foreign else [None] * len(graph.edges)
-    for source, target, branch, weight, as_given in zip(*columns, raw, strict=True):
+    edges = graph.edges if foreign else graph.edges.assign(**{RAW: None})
+    columns = ("source", "target", "branch", "weight", RAW)
+    for source, target, branch, weight, as_given in rows_of(edges, *columns):
         ends = {"source": names[source], "target": names[target]}
         if foreign:
             links[source, target] = ends | {"weight": as_given}
@@ -99,7 +99,7 @@ def node_names(graph: Graph) -> dict[str, str]:
         return {node: node for node in graph.nodes["id"]}
     columns = ("id", "kind", "layer", "pos", "unit", "expert")
     found: dict[str, str] = {}
-    for node, kind, layer, pos, unit, expert in zip(*columns_of(graph.nodes, columns), strict=True):
+    for node, kind, layer, pos, unit, expert in rows_of(graph.nodes, *columns):
         if kind == "embedding":
             found[node] = f"E_{pos}_{pos}"
         elif kind == "bias":
@@ -166,9 +166,9 @@ def node_records(graph: Graph, names: Mapping[str, str]) -> list[dict[str, Any]]
     return records
 
 
-def columns_of(table: Any, names: tuple[str, ...]) -> list[list[Any]]:
-    """Columns as lists."""
-    return [table[name].tolist() for name in names]
+def rows_of(table: Any, *names: str) -> Iterator[tuple[Any, ...]]:
+    """Rows of some columns, in Python's own types."""
+    return table[list(names)].itertuples(index=False, name=None)
 
 
 def finite(values: Any) -> Any:

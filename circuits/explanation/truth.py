@@ -29,6 +29,7 @@ from circuits.explanation.edge_runs import edge_effects, strongest_edges
 from circuits.explanation.graph import AttributionGraph
 from circuits.explanation.node_runs import NodeRuns, RowEdit
 from circuits.explanation.restricted import carrying
+from circuits.explanation.tracer_records import rows_of
 from interp.attribution.contrast import gradients
 from interp.attribution.estimators import ESTIMATORS, linearise
 from interp.data.prompts import Prompts
@@ -125,9 +126,7 @@ def _edge_rows(
     for name, kind, pos in graph.nodes[["id", "kind", "pos"]].itertuples(index=False):
         if kind in ("embedding", "logits"):
             by_id[name] = (kind, -1, -1, pos)
-    edges = strongest_edges(graph, n)
-    columns = [edges[name].tolist() for name in ("source", "target", "branch", "weight")]
-    rows = list(zip(*columns, strict=True))
+    rows = list(rows_of(strongest_edges(graph, n), "source", "target", "branch", "weight"))
     cuts = [(by_id[source], by_id[target], branch) for source, target, branch, _ in rows]
     actual = edge_effects(runs, cuts, full)
     return [

@@ -8,7 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from circuits.explanation.tracer_records import RAW, Graph, about, finite, node_names, node_records
+from circuits.explanation.tracer_records import (
+    RAW,
+    Graph,
+    about,
+    finite,
+    node_names,
+    node_records,
+    rows_of,
+)
 from interp.results.report import Interactive
 from interp.results.style import PALETTE
 
@@ -37,10 +45,9 @@ def viewer(graph: Graph, n_edges: int) -> Interactive:
 def _data(graph: Graph) -> dict[str, Any]:
     nodes, edges = graph.nodes, graph.edges
     at = {node: i for i, node in enumerate(nodes["id"])}
-    columns = [edges[name].tolist() for name in ("source", "target", "weight", "branch")]
     links: list[list[Any]] = [  # nine digits are all that single precision has
         [at[source], at[target], float(f"{weight:.9g}"), BRANCHES.index(branch)]
-        for source, target, weight, branch in zip(*columns, strict=True)
+        for source, target, weight, branch in rows_of(edges, "source", "target", "weight", "branch")
     ]
     foreign = RAW in edges
     if foreign:

@@ -61,7 +61,7 @@ def thought(
     """
     settings, files = settings or ThoughtSettings(), datasets or shipped.folder()
     facts = load_facts(files / "recall_facts.jsonl")
-    words = WORD.findall(read_text(files / "neutral_text.txt", "neutral text"))
+    words: list[str] = WORD.findall(read_text(files / "neutral_text.txt", "neutral text"))
     if settings.template.count("{}") != 1:
         raise DataError(f"the template {settings.template!r} needs one {{}} for the landmark.")
     options = settings.model_dump(mode="json") | {"data": fingerprint([facts, words])}
@@ -93,7 +93,7 @@ class _Work:
         model: Model,
         settings: ThoughtSettings,
         facts: Sequence[Country],
-        words: Sequence[str],
+        words: list[str],
         run: RunFolder,
     ) -> None:
         self.model, self.settings, self.words, self.run = model, settings, words, run
@@ -183,7 +183,7 @@ class _Work:
                 drawn = " ".join(self.words[k] for k in rng.integers(len(self.words), size=n))
                 changes["irrelevant edit"] = i, start, text[:start] + drawn + text[end:]
                 break
-        label = {"new": self.capital[other], "bridge_given": other}
+        label: dict[str, Any] = {"new": self.capital[other], "bridge_given": other}
         label["answer_named"] = row["answer"] in chain.text[: chain.sentences[at][1]]
         found: list[tuple[dict[str, Any], Tokens]] = []
         for name, (i, start, new) in changes.items():

@@ -34,6 +34,9 @@ SETS = {
     "emotion_frames": "frames",
     "emotion_replies": "replies",
     "emotion_blind_labels": "labelled replies",
+    "emotion_words": "emotions",
+    "emotion_norms": "word norms",
+    "emotion_choices": "choices",
     "neutral_text": "text",
 }
 """Name -> what its rows are."""

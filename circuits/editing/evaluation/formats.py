@@ -9,7 +9,7 @@ from circuits.editing.evaluation import mquake_rows, ripple_rows, single_edit_ro
 from circuits.editing.evaluation.cases import Case, Cases
 from interp.brief import brief
 from interp.data.pairs import Excluded
-from interp.data.records import Row, checked, is_hub_id, read_records
+from interp.data.records import Row, checked, is_hub_id, read_records, refuse_repeated
 from interp.errors import DataError, UnusableRow, did_you_mean, shown
 
 
@@ -26,36 +26,30 @@ class RowForm:
 
     row: type[Row]
     case_of: Callable[[Any, str, str], Any]
-    fields: frozenset[str]
-
-
-def _form(row: type[Row], case_of: Callable[[Any, str, str], Any], *fields: str) -> RowForm:
-    return RowForm(row, case_of, frozenset(fields))
+    fields: set[str]
 
 
 _MULTI_HOP = mquake_rows.MultiHopRow, mquake_rows.multi_hop_case
 _REWRITE = single_edit_rows.ZsreRewriteRow, single_edit_rows.zsre_rewrite_case
+_COUNTERFACT = single_edit_rows.CounterFactRow, single_edit_rows.counterfact_case
 FORMATS: Mapping[str, tuple[RowForm, ...]] = {
-    "mquake_remastered": (_form(*_MULTI_HOP, "orig_triples_labeled", "6334_split"),),
-    "mquake": (_form(*_MULTI_HOP, "single_hops", "new_single_hops"),),
+    "mquake_remastered": (RowForm(*_MULTI_HOP, {"orig_triples_labeled", "6334_split"}),),
+    "mquake": (RowForm(*_MULTI_HOP, {"single_hops", "new_single_hops"}),),
     "zsre_rome": (
-        _form(*_REWRITE, "requested_rewrite"),
-        _form(single_edit_rows.ZsreRow, single_edit_rows.zsre_rome_case, "src"),
+        RowForm(*_REWRITE, {"requested_rewrite"}),
+        RowForm(single_edit_rows.ZsreRow, single_edit_rows.zsre_rome_case, {"src"}),
     ),
-    "counterfact": (
-        _form(
-            *(single_edit_rows.CounterFactRow, single_edit_rows.counterfact_case),
-            *("paraphrase_prompts", "neighborhood_prompts"),
-        ),
+    "counterfact": (RowForm(*_COUNTERFACT, {"paraphrase_prompts", "neighborhood_prompts"}),),
+    "zsre": (
+        RowForm(single_edit_rows.ZsreRow, single_edit_rows.zsre_case, {"src", "loc", "loc_ans"}),
     ),
-    "zsre": (_form(single_edit_rows.ZsreRow, single_edit_rows.zsre_case, "src", "loc", "loc_ans"),),
     "ripple_edits": (
-        _form(ripple_rows.RippleRow, ripple_rows.ripple_case, "edit", "example_type"),
+        RowForm(ripple_rows.RippleRow, ripple_rows.ripple_case, {"edit", "example_type"}),
     ),
     "knowedit": (
-        _form(
+        RowForm(
             *(single_edit_rows.KnowEditRow, single_edit_rows.knowedit_case),
-            *("portability", "locality", "rephrase_prompt", "locality_prompt"),
+            {"portability", "locality", "rephrase_prompt", "locality_prompt"},
         ),
     ),
 }
@@ -130,7 +124,7 @@ def _parsed(rows: Rows, source: str, format: str | None) -> Cases[Any]:
         raise DataError(f"unknown format {shown(name)}. {did_you_mean(name, FORMATS)}")
     cases: list[Any] = []
     excluded: list[Excluded] = []
-    seen: dict[str, str] = {}
+    ids: list[tuple[str, str]] = []
     for number, record in rows:
         where = f"{source}, row {number}"
         form = next((f for f in FORMATS[name] if f.fields & record.keys()), FORMATS[name][0])
@@ -139,16 +133,12 @@ def _parsed(rows: Rows, source: str, format: str | None) -> Cases[Any]:
         id = str(number if own is None else own)
         if not id:
             raise DataError(f"{where}: case_id '' is missing; give every row its own.")
-        if id in seen:
-            raise DataError(
-                f"{where}: case_id {shown(id)} was used before, in {seen[id]}; give every row its "
-                "own."
-            )
-        seen[id] = where
+        ids.append((where, id))
         try:
             cases.append(form.case_of(row, id, where))
         except UnusableRow as error:
             excluded.append(Excluded(id, where, str(error).removeprefix(f"{where}: ")))
+    refuse_repeated(ids, "case_id")
     return Cases(tuple(cases), name, source, tuple(excluded))
 
 

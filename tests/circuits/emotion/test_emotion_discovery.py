@@ -167,7 +167,7 @@ def test_vignettes_are_read_less_either_origin(frames: Frames):
     x = torch.zeros(13, 2, 16)
     x[:12, 1, :6] = torch.eye(6).repeat(2, 1)
     x += 7.0
-    balanced, neutral = read_vignettes(own, x, vignettes)
+    balanced, neutral = read_vignettes(own.resid_post, EMOTIONS, x, vignettes)
     assert balanced.correct[:, 1].all() and neutral.correct[:, 1].all()
     assert balanced.name == "vignettes" and len(balanced.true) == 12
     assert vignette_states(tiny("llama"), frames, vignettes[:2]).shape == (2, 3, 32)

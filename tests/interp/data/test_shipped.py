@@ -10,6 +10,8 @@ import pytest
 from conftest import ROOT
 
 import interp
+from circuits.affect.emotion_choices import load_choices
+from circuits.affect.emotion_words import LISTS, load_norms, load_words
 from circuits.cli.app import run
 from circuits.editing.evaluation import load_cases
 from circuits.editing.fact import load_facts as load_edit_facts
@@ -32,6 +34,9 @@ READERS = {
     "frames": lambda name: load_frames(name).frames,
     "replies": load_replies,
     "labelled replies": lambda name: [r for p in PARTS for r in load_labelled(name, p)],
+    "emotions": lambda name: [e for one in LISTS for e in load_words(one)],
+    "word norms": load_norms,
+    "choices": load_choices,
     "text": lambda name: [t for t in shipped.locate(name).read_text().splitlines() if t],
 }
 PARTS = ("tuning", "test", "retest")
