@@ -33,6 +33,9 @@ from planted_cases import PLAIN, sharp
 from planted_cases import planted as planted_chains
 from planted_recall import planted, planted_data
 from stability_examples import template_pairs
+from thought_examples import SETTINGS as CHAINS
+from thought_examples import planted as planted_replies
+from thought_examples import writer_model, written_folder
 
 import interp
 from circuits.affect.emotion_choices import emotion_choices, load_choices
@@ -74,7 +77,15 @@ from circuits.emotion import (
 from circuits.emotion.emotion_comparison import evaluate as compared
 from circuits.query_value import find, validate
 from circuits.query_value.result import QueryValue
-from circuits.recall_reasoning import BridgeSettings, StudySettings, bridge, study
+from circuits.recall_reasoning import (
+    BridgeSettings,
+    FeasibilitySettings,
+    StudySettings,
+    bridge,
+    feasibility,
+    study,
+    thought,
+)
 from circuits.recall_reasoning.published import replicate
 from circuits.recall_reasoning.result import RecallReasoning
 from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes, attribute_to
@@ -248,11 +259,28 @@ def recall_replication(out: Path) -> Path:
     return replace(found, model=MODEL).save(out)
 
 
+def feasible_cells(out: Path) -> Path:
+    found = feasibility(interp.load_model("two-hop-organism"), FeasibilitySettings(n=2))
+    return replace(found, model=MODEL, left_out={f"not known {EVIL}": 3}).save(out)
+
+
 def bridge_study(out: Path) -> Path:
     files = written_facts(tiny("llama"), out.with_name("bridge-facts"))
     settings = BridgeSettings(template=TEMPLATE, n_swaps=3, layers=(1,))
     found = bridge(tiny("llama"), settings, datasets=files, progress=False)
     return replace(found, model=MODEL).save(out)
+
+
+def thought_run(out: Path) -> Any:
+    files = written_folder(out.parent.with_name("thought-facts"))
+    with planted_replies():
+        return thought(writer_model(), CHAINS, out, datasets=files)
+
+
+def thought_page(out: Path) -> Path:
+    found = thought_run(out.with_name("thought-run"))
+    chains = found.chains.assign(reply=found.chains["reply"] + EVIL)
+    return replace(found, model=MODEL, chains=chains).save(out)
 
 
 def emotion_comparison(out: Path) -> Path:
@@ -347,7 +375,9 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "edit sequences": edit_sequence,
     "recall_reasoning": recall_study,
     "recall_replication": recall_replication,
+    "feasibility": feasible_cells,
     "bridge": bridge_study,
+    "thought": thought_page,
     "emotion comparison": emotion_comparison,
     "emotion effects": emotion_effects,
     "emotion discovery": emotion_discovery,
@@ -426,6 +456,7 @@ RUNS: dict[str, Callable[[Path], Any]] = {
     "edit sequence": edit_sequence,
     "query-value": query_value_run,
     "recall": recall_run,
+    "thought": thought_run,
     "emotion circuit": emotion_discovery,
     "emotion evaluate": emotion_evaluate,
     "emotion vectors": made_vectors,

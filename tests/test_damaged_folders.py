@@ -24,8 +24,10 @@ from circuits.editing.evaluation.sequence_result import EditSequences
 from circuits.editing.layer_selection import selection_for
 from circuits.emotion import EmotionComparison, EmotionDiscovery
 from circuits.query_value.result import QueryValue
+from circuits.recall_reasoning.feasibility_result import Feasibility
 from circuits.recall_reasoning.published import Replication
 from circuits.recall_reasoning.result import RecallReasoning
+from circuits.recall_reasoning.thought_result import Thought
 from interp import Plan, Scale
 from interp.ablation.result import AblationResult
 from interp.attribution.scores import Scores, UnitScores
@@ -42,6 +44,7 @@ LOADS: dict[str, Callable[[Path], Any]] = {
     "edit sequence": EditSequences.load,
     "query-value": QueryValue.load,
     "recall": RecallReasoning.load,
+    "thought": Thought.load,
     "emotion circuit": EmotionDiscovery.load,
     "emotion evaluate": EmotionComparison.load,
     "emotion vectors": EmotionVectors.load,
@@ -52,6 +55,7 @@ MORE: dict[str, Callable[[Path], Any]] = {
     "unit_scores": UnitScores.load,
     "edit": Edit.load,
     "recall_replication": Replication.load,
+    "feasibility": Feasibility.load,
     "emotion map": EmotionMap.load,
 }
 ODD: list[Any] = [
@@ -220,6 +224,6 @@ def test_what_is_sealed_again_loads_or_is_refused_at_length(
 
 
 def test_every_kind_loads_while_it_is_whole(folders: dict[str, Any]):
-    assert len(folders) == 19
+    assert len(folders) == 21
     for at, load in folders.values():
         load(at)

@@ -7,7 +7,7 @@ A verb that yields has ``--json`` as its last option: what it yields first makes
 what it prints behind that is the text for people.
 
 ``changes: Annotated[dict[str, Any], Settings]``, of a pydantic model, becomes an option for each
-field, none of them needed; the function gets the fields that were given.
+field but dataclasses, none of them needed; the function gets the fields that were given.
 """
 
 import dataclasses
@@ -68,7 +68,7 @@ def _options(name: str, hint: Any, default: Any) -> Iterator[inspect.Parameter]:
     """The options of a parameter: one, or those of every field of a group."""
     kind = inspect.Parameter.KEYWORD_ONLY
     if model := _settings(hint):
-        for field in model.model_fields:
+        for field in _fields(model):
             option = _field_option(model, field)
             yield inspect.Parameter(field, kind, default=None, annotation=option)
     elif dataclasses.is_dataclass(hint):
@@ -81,10 +81,16 @@ def _options(name: str, hint: Any, default: Any) -> Iterator[inspect.Parameter]:
         yield inspect.Parameter(name, kind, default=default, annotation=hint)
 
 
+def _fields(model: type[BaseModel]) -> list[str]:
+    """The fields that are options; those that hold a dataclass have a group of their own."""
+    every = model.model_fields.items()
+    return [k for k, f in every if not any(map(dataclasses.is_dataclass, get_args(f.annotation)))]
+
+
 def _argument(name: str, hint: Any, given: Mapping[str, Any]) -> Any:
     """What a parameter gets of the options' values."""
     if model := _settings(hint):
-        fields = {field: given[field] for field in model.model_fields}
+        fields = {field: given[field] for field in _fields(model)}
         return {k: _read(model, k, v) for k, v in fields.items() if v is not None}
     if not dataclasses.is_dataclass(hint):
         return given[name]

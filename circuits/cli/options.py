@@ -364,8 +364,14 @@ class InChat:
 
     def prompt(self, text: str) -> "str | Conversation":
         """A prompt, in a chat if asked for."""
+        from interp.data.chat import in_chat
+
+        return in_chat(text, self.options())
+
+    def settings(self) -> dict[str, Any]:
+        """The field ``chat`` of a verb's settings, where an option is given."""
         chat = self.options()
-        return text if chat is None else chat.wrap(text)
+        return {} if chat is None else {"chat": vars(chat)}
 
     def rows(self, rows: "PromptPairs") -> "PromptPairs":
         """Pairs, in chats if asked for."""

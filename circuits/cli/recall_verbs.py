@@ -9,6 +9,7 @@ from rich.markup import escape
 from circuits.cli.grouped import Record, command
 from circuits.cli.options import (
     ForceOption,
+    InChat,
     JacobianOption,
     Loading,
     NeededOutOption,
@@ -25,7 +26,13 @@ from circuits.cli.output import (
     stdout,
 )
 from circuits.recall_reasoning.designs import DESIGNS
-from circuits.recall_reasoning.settings import BridgeSettings, StudySettings, load_recipe
+from circuits.recall_reasoning.settings import (
+    BridgeSettings,
+    FeasibilitySettings,
+    StudySettings,
+    ThoughtSettings,
+    load_recipe,
+)
 from interp.data.records import checked
 from interp.errors import PlanError
 
@@ -44,6 +51,16 @@ DatasetsOption = Annotated[
     ),
 ]
 
+FactsOption = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        file_okay=False,
+        help="Folder with your own recall_facts.jsonl and neutral_text.txt; by default the "
+        "shipped ones.",
+    ),
+]
+
 
 @command(
     app,
@@ -53,6 +70,7 @@ DatasetsOption = Annotated[
 def build(
     on: OnModel,
     out: Annotated[Path, typer.Option(help="JSONL file to write.")],
+    in_chat: InChat,
     design: DesignOption = "A-conflict",
     datasets: DatasetsOption = None,
     n: Annotated[int, typer.Option(min=1, help="Number of pairs drawn per cell and split.")] = 120,
@@ -67,7 +85,7 @@ def build(
     from circuits.recall_reasoning.sources import build as draw
 
     model = on.load()
-    data = draw(model, DESIGNS[design], datasets, n, seed)
+    data = draw(model, DESIGNS[design], datasets, n, seed, in_chat.options())
     asked = ask(model, data)
     (asked.data if filtered else data).save(out)
     cells, rejected = asked.counts, len(data.rejected)
@@ -76,6 +94,31 @@ def build(
     columns = ["split", "cell", "drawn", "clean_right", "both_right", "by_shortcut", "kept"]
     print_table(cells.loc[:, columns], f"{design} on {on.model}")
     stdout.print(f"{rejected} rows could not be matched; wrote {out}")
+
+
+@command(app, "interp recall-reasoning feasible --model smollm2-135m --n 20 --out runs/feasible")
+def feasible(
+    on: OnModel,
+    out: NeededOutOption,
+    changes: Annotated[dict[str, Any], FeasibilitySettings],
+    in_chat: InChat,
+    force: ForceOption = False,
+    datasets: DatasetsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask every cell's questions in every form: which designs can the model be studied by?"""
+    from circuits.recall_reasoning.feasibility import feasibility
+
+    settings = checked(FeasibilitySettings, changes | in_chat.settings(), "settings")
+    found = feasibility(on.load(), settings, out, datasets=datasets, force=force)
+    if as_json:
+        print_json({"run": str(out), "page": str(out / "index.html"), **found.summary()})
+        return
+    columns = ["cell", "questions", "form", "asked", "written", "leads", "kept", "n"]
+    print_table(found.cells.loc[:, columns], f"answers of {on.model}")
+    columns = ["design", "form", "feasible", "kept", "to_draw", "reason"]
+    print_table(found.designs.loc[:, columns], "designs of run")
+    print_run(out)
 
 
 @command(
@@ -87,6 +130,7 @@ def run(
     *,
     out: NeededOutOption,
     changes: Annotated[dict[str, Any], StudySettings],
+    in_chat: InChat,
     force: ForceOption = False,
     model: RecipeModelOption = None,
     recipe: Annotated[
@@ -106,7 +150,7 @@ def run(
     name = model or (asked and asked.model)
     if name is None:
         raise PlanError("no model: give --model, or a --recipe that names one.")
-    settings = (asked.settings if asked else StudySettings()).but(**changes)
+    settings = (asked.settings if asked else StudySettings()).but(**changes, **in_chat.settings())
     text = neutral_text(neutral)
     loaded = how.load(name, asked and asked.dtype)
     if text is None and loaded.name in ORGANISMS:
@@ -133,23 +177,16 @@ def bridge(
     on: OnModel,
     out: NeededOutOption,
     changes: Annotated[dict[str, Any], BridgeSettings],
+    in_chat: InChat,
     force: ForceOption = False,
-    datasets: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True,
-            file_okay=False,
-            help="Folder with your own recall_facts.jsonl and neutral_text.txt; by default the "
-            "shipped ones.",
-        ),
-    ] = None,
+    datasets: FactsOption = None,
     jacobian: JacobianOption = None,
 ) -> Record:
     """Read the bridge entity of two-hop prompts, swap it, and count the answers that follow."""
     from circuits.recall_reasoning.bridge import bridge as study
     from interp.lens import JacobianLens
 
-    settings = checked(BridgeSettings, changes, "settings")
+    settings = checked(BridgeSettings, changes | in_chat.settings(), "settings")
     fitted = None if jacobian is None else JacobianLens.load(jacobian)
     found = study(on.load(), settings, out, datasets=datasets, jacobian=fitted, force=force)
     yield lambda: {"run": str(out), "page": str(out / "index.html"), **found.summary()}
@@ -158,6 +195,29 @@ def bridge(
     print_table(found.best_read.loc[:, read], "bridge, at its best depth")
     swapped = ["swaps", "position", "layer", "condition", "follows", "stays", "n"]
     print_table(found.chosen.loc[:, swapped], "swaps, layer chosen on other countries")
+    print_run(out)
+
+
+@command(app, "interp recall-reasoning thought --model smollm2-135m --n 40 --out runs/thought")
+def thought(
+    on: OnModel,
+    out: NeededOutOption,
+    changes: Annotated[dict[str, Any], ThoughtSettings],
+    in_chat: InChat,
+    force: ForceOption = False,
+    datasets: FactsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Edit written chains of thought, and count the final answers that follow."""
+    from circuits.recall_reasoning.thought import thought as study
+
+    settings = checked(ThoughtSettings, changes | in_chat.settings(), "settings")
+    found = study(on.load(), settings, out, datasets=datasets, force=force)
+    if as_json:
+        print_json({"run": str(out), "page": str(out / "index.html"), **found.summary()})
+        return
+    stdout.print(escape(repr(found)), highlight=False)
+    print_table(found.rates.loc[:, ["condition", "outcome", "rate", "n"]], "final answers")
     print_run(out)
 
 

@@ -249,4 +249,4 @@ def _spread(name: str, drawn: Any) -> dict[str, float]:
     value, low, high = np.nan, np.nan, np.nan
     if len(values):
         value, (low, high) = values.mean(), np.quantile(values, [0.025, 0.975])
-    return {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
+    return Estimate(value, low, high).columns(name)

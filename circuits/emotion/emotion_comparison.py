@@ -117,8 +117,7 @@ class EmotionComparison(Result):
             "quality": met["coherent"] * met["relevant"],
             **{name: met[name] for name in ("joint", "coherent", "relevant")},
         }.items():
-            value, low, high = bootstrap_mean(values, clusters=list(rows["scenario"]))
-            out |= {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
+            out |= bootstrap_mean(values, clusters=list(rows["scenario"])).columns(name)
         means = {name: float(rows[name].mean()) for name in ("n_words", "exclamations", "capitals")}
         return out | {
             "neutral": float((rows[f"label_{self.judges[0]}"] == "neutral").mean()),

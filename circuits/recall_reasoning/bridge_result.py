@@ -14,12 +14,22 @@ from interp.results.result import Result
 from interp.statistics import bootstrap_mean
 
 CONDITIONS = {
-    "bridge": "another country's landmark",
-    "named": "that country's name in the landmark's place",
-    "same bridge": "another landmark of the same country",
-    "unrelated": "a token of unrelated text",
+    "bridge": "the state of another country's landmark",
+    "named": "the state of that country's name in the landmark's place",
+    "same bridge": "the state of another landmark of the same country",
+    "unrelated": "the state of a token of unrelated text",
+    "logit direction": "the two bridges' coordinates exchanged along their unembedding rows",
+    "logit control": "as much changed along a third country's row",
+    "Jacobian direction": "the same exchange along the Jacobian lens's directions",
+    "Jacobian control": "as much changed along a third country's direction",
 }
-"""Whose state is swapped in."""
+"""What is swapped in: another prompt's state, or only coordinates along lens directions."""
+CONTRASTS = {
+    "bridge": ("named", "same bridge", "unrelated"),
+    "logit direction": ("logit control",),
+    "Jacobian direction": ("Jacobian control",),
+}
+"""Condition -> the others that are scored in the layer chosen for it; the last is its control."""
 CELL = ["layer", "position"]
 
 
@@ -38,41 +48,47 @@ def _rates(own: pd.DataFrame, seed: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ("follows", "stays"):
         values = own[name].to_numpy(dtype=float)
-        mean, low, high = bootstrap_mean(values, seed, clusters=own["country"].tolist())
-        found |= {name: float(mean), f"{name}_low": float(low), f"{name}_high": float(high)}
+        found |= bootstrap_mean(values, seed, clusters=own["country"].tolist()).columns(name)
     return found | {"n": len(own), "countries": own["country"].nunique()}
 
 
 def chosen_cells(swaps: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Per position the layer whose swaps are followed most on one half, scored on the other.
 
-    Followed most: bridge minus unrelated, of ties the lowest layer. A row per position and
-    condition; ``chosen_by`` is bridge minus unrelated on the half where the layer was chosen,
-    ``margin`` the same on the scored half, paired by swap. The last rows score only swaps in which
-    no shortcut answers either prompt.
+    Followed most: a condition of `CONTRASTS` minus its control, of ties the lowest layer. A row per
+    position and condition; ``chosen_by`` is that difference on the half where the layer was chosen,
+    ``margin`` the same on the scored half, paired by swap. The last rows of each contrast score
+    only swaps in which no shortcut answers either prompt.
     """
     follows = swaps.pivot_table("follows", ["half", "condition"], CELL, aggfunc="mean", sort=False)
-    gap: Any = follows.loc["choice", "bridge"] - follows.loc["choice", "unrelated"]
     rows: list[dict[str, Any]] = []
     test: Any = swaps[swaps["half"] == "test"]
-    for position in dict.fromkeys(swaps["position"]):
-        own_gap = gap.xs(position, level="position")
-        layer = int(own_gap.idxmax())
-        cell = test[(test["layer"] == layer) & (test["position"] == position)]
-        for which, part in (("all", cell), ("no shortcut", cell[~cell["by_shortcut"]])):
-            for condition, own in part.groupby("condition", sort=False):
-                row = {"swaps": which, "position": position, "layer": layer}
-                row |= {"condition": condition, "chosen_by": float(own_gap.max())}
-                rows.append(row | _rates(own, seed) | _margin(part, seed))
+    for condition, others in CONTRASTS.items():
+        if condition not in set(swaps["condition"]):
+            continue
+        gap: Any = follows.loc["choice", condition] - follows.loc["choice", others[-1]]
+        of_contrast = test[test["condition"].isin((condition, *others))]
+        for position in dict.fromkeys(swaps["position"]):
+            own_gap = gap.dropna().xs(position, level="position")
+            layer = int(own_gap.idxmax())
+            at = (of_contrast["layer"] == layer) & (of_contrast["position"] == position)
+            cell = of_contrast[at]
+            for which, part in (("all", cell), ("no shortcut", cell[~cell["by_shortcut"]])):
+                margin = _margin(part, seed, condition, others[-1])
+                for name, own in part.groupby("condition", sort=False):
+                    row = {"swaps": which, "position": position, "layer": layer}
+                    row |= {"condition": name, "chosen_by": float(own_gap.max())}
+                    rows.append(row | _rates(own, seed) | margin)
     return pd.DataFrame(rows)
 
 
-def _margin(part: pd.DataFrame, seed: int) -> dict[str, float]:
+def _margin(part: pd.DataFrame, seed: int, condition: str, control: str) -> dict[str, float]:
+    if part.empty:
+        return {}
     wide = part.pivot(index=["swap", "country"], columns="condition", values="follows")
-    difference = wide["bridge"].astype(float) - wide["unrelated"].astype(float)
+    difference = wide[condition].astype(float) - wide[control].astype(float)
     countries = wide.index.get_level_values("country").tolist()
-    mean, low, high = bootstrap_mean(difference.to_numpy(), seed, clusters=countries)
-    return {"margin": float(mean), "margin_low": float(low), "margin_high": float(high)}
+    return bootstrap_mean(difference.to_numpy(), seed, clusters=countries).columns("margin")
 
 
 @dataclass(frozen=True)
@@ -131,13 +147,27 @@ class BridgeStudy(Result):
             "seconds": round(self.seconds, 1),
         }
 
+    @property
+    def _along(self) -> str:
+        scored: Any = self.chosen[self.chosen["swaps"] == "all"]
+        rows = scored.to_dict("records")
+        best = {
+            name: max(own, key=lambda one: one["chosen_by"])["follows"]
+            for name in CONDITIONS
+            if (own := [one for one in rows if one["condition"] == name])
+            and name.endswith("direction")
+        }
+        each = " and ".join(f"{share:.0%} along the {name}s" for name, share in best.items())
+        return f" Exchanging only the two bridges' coordinates makes {each} follow." * bool(best)
+
     def __repr__(self) -> str:
         return f"BridgeStudy({self.model}: {cell_text(self.counts)})"
 
-    def plot(self) -> go.Figure:
-        """How often answers follow, by layer and position, on the scored half."""
+    def plot(self, along: bool = False) -> go.Figure:
+        """How often answers follow a state, or a change `along` directions, on the scored half."""
         part = self.swaps[self.swaps["half"] == "test"]
-        return figures.plot_swaps(part, list(CONDITIONS), f"Answers that follow, {self.model}")
+        names = [name for name in CONDITIONS if along == name.endswith(("direction", "control"))]
+        return figures.plot_swaps(part, names, f"Answers that follow, {self.model}")
 
     def plot_ranks(self) -> go.Figure:
         """How the bridge ranks among the other bridges, by depth and position."""
@@ -153,6 +183,10 @@ class BridgeStudy(Result):
             "swapped in, by layer and position, on swaps between the countries that no layer was "
             "chosen on."
         )
+        along = (
+            "The same where only the coordinates of the two bridges along a lens's directions are "
+            "exchanged, beside changes of the same norm along a third country's direction."
+        )
         ranks = (
             "Fraction of the other prompts' bridges that rank below a prompt's own bridge, by "
             "depth and position; one half is chance."
@@ -162,7 +196,7 @@ class BridgeStudy(Result):
             lead=f"{n['answered']} of {n['asked']} prompts are answered, {n['without a shortcut']} "
             f"of them not by the landmark's city alone. Swapping the state at {row['position']!r} "
             f"in layer {row['layer']}, chosen on other countries, makes {row['follows']:.0%} of "
-            f"{row['n']} answers follow.",
+            f"{row['n']} answers follow.{self._along}",
             sections=[
                 Section(
                     "Read",
@@ -175,13 +209,14 @@ class BridgeStudy(Result):
                     "Swapped",
                     [
                         Figure("Answers that follow", says, self.plot()),
+                        Figure("Answers that follow directions", along, self.plot(True)),
                         Table("Layer chosen on one half, scored on the other", self.chosen),
                     ],
                 ),
             ],
             method=(
                 "Only prompts that greedy decoding answers are used. "
-                + "; ".join(f"{name}: the state of {what}" for name, what in CONDITIONS.items())
+                + "; ".join(f"{name}: {what}" for name, what in CONDITIONS.items())
                 + ". A state holds more than the bridge: at the last position of late layers it "
                 "holds the answer itself, so compare the ranks of both there.",
                 "Intervals are 95 %, over the countries of the prompts that are run. "

@@ -5,15 +5,16 @@ or not (two hops).
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator
 
 from circuits.recall_reasoning.designs import CELLS
 from interp.brief import brief
+from interp.data.chat import Chat
 from interp.data.pairs import Excluded, Pair, PromptPairs
 from interp.data.records import Index, Row, Text, checked, read_jsonl, refuse_repeated
 from interp.errors import DataError, did_you_mean
@@ -38,6 +39,7 @@ class Data:
         shortcuts: id of a pair -> the prompts of a shorter way to its answer. A model that is
             right on one need not have composed anything.
         rejected: what could not be matched, with reasons.
+        chat: how prompts are put into the model's chat template; None: they are plain texts.
     """
 
     pairs: Mapping[str, Mapping[str, PromptPairs]]
@@ -48,6 +50,7 @@ class Data:
     rejected: tuple[Excluded, ...]
     source: str
     seed: int
+    chat: Chat | None = None
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -55,10 +58,22 @@ class Data:
         return tuple(next(iter(self.pairs.values())))
 
     def of(self, split: str, cell: str, most: int | None = None) -> PromptPairs:
-        """The pairs of one cell in one split, at most so many; `DataError` for an unknown cell."""
+        """The pairs of one cell in one split, at most so many, in the chat that there is.
+
+        `DataError` for an unknown cell.
+        """
         if cell not in self.pairs[split]:
             raise DataError(f"{self.source} has no cell {cell!r}. {did_you_mean(cell, self.cells)}")
-        return self.pairs[split][cell][:most]
+        pairs = self.pairs[split][cell][:most]
+        return pairs if self.chat is None else pairs.as_chat(self.chat)
+
+    def only(self, cells: Collection[str]) -> Self:
+        """The same with some cells alone."""
+        pairs = {
+            split: {name: rows for name, rows in found.items() if name in cells}
+            for split, found in self.pairs.items()
+        }
+        return replace(self, pairs=pairs)
 
     def clusters(self, pairs: PromptPairs) -> list[str]:
         """The bridge entity of each pair."""
@@ -71,6 +86,7 @@ class Data:
             "seed": self.seed,
             "candidates": dict(self.candidates),
             "rejected": [vars(row) for row in self.rejected],
+            "chat": self.chat and vars(self.chat),
         }
         lines = [json.dumps(line, ensure_ascii=False) for line in (head, *self.records())]
         write_text(path, "\n".join(lines) + "\n")
@@ -161,7 +177,8 @@ def load_data(path: Path) -> Data:
         if row.cell not in head.candidates:
             raise DataError(f"{path}, line {first}: candidates of cell {row.cell} are missing.")
     records = [record for _, record in rows]
-    return data_of(records, head.candidates, tuple(head.rejected), head.source, head.seed)
+    read = data_of(records, head.candidates, tuple(head.rejected), head.source, head.seed)
+    return replace(read, chat=head.chat)
 
 
 def _is_cell(name: str) -> str:
@@ -175,6 +192,7 @@ class _Head(Row):
     seed: Index
     candidates: dict[str, tuple[Text, ...]]
     rejected: list[Excluded]
+    chat: Chat | None = None
 
 
 class _CellRow(Row):

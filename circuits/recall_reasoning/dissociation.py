@@ -86,9 +86,8 @@ def _single(
     for side, cells in (("own", ability.own), ("other", ability.others)):
         for reading, lost in found.readings().items():
             rows, clusters = pooled(lost, found.clusters, cells)
-            value, low, high = bootstrap_mean(rows[:, at], seed, clusters=clusters)
-            name = f"{side}_{reading}"
-            row |= {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
+            mean = bootstrap_mean(rows[:, at], seed, clusters=clusters)
+            row |= mean.columns(f"{side}_{reading}")
             if side == "other":
                 tested = equivalence(rows[:, at], margins[reading], seed=seed, clusters=clusters)
                 row[f"{reading}_intact"] = bool(tested.holds)

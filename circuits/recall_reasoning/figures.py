@@ -1,6 +1,7 @@
 """Figures of a study: own against other loss, random controls, and maps of head scores."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -158,3 +159,13 @@ def plot_beats(ranks: Any, title: str) -> go.Figure:
     figure.add_hline(y=0.5, line={"color": GREY, "dash": "dash"})
     axes = {"xaxis": {"title": "layers passed"}, "yaxis": {"title": "beats", "range": [0, 1]}}
     return styled(figure, title, "0.5: chance", height=460, **axes)
+
+
+def plot_bars(table: Any, along: str, value: str, by: str, title: str) -> go.Figure:
+    """Fractions with their intervals: a group of bars per text of `along`, one for each of `by`."""
+    figure = go.Figure()
+    for (name, own), colour in zip(table.groupby(by, sort=False), cycle(PALETTE), strict=False):
+        bars = whiskers(*(own[f"{value}{end}"] for end in ("", "_low", "_high")))
+        x = [label(one) for one in own[along]]
+        figure.add_bar(x=x, y=own[value], name=label(name), marker_color=colour, error_y=bars)
+    return styled(figure, title, barmode="group", yaxis={"range": [0, 1]}, height=420)

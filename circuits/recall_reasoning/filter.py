@@ -17,8 +17,9 @@ from circuits.recall_reasoning.cells import Data
 from interp.ablation.readouts import READOUTS, rivals, spelt
 from interp.brief import brief
 from interp.data.answers import Aliases
+from interp.data.chat import in_chat
 from interp.data.pairs import Excluded, Pair, PromptPairs, TokenPair, tokenise
-from interp.data.prompts import TokenPrompt, batches, prompts_of
+from interp.data.prompts import TokenPrompt, as_prompts, batches, prompts_of
 from interp.data.token_batch import laid_out
 from interp.forward.continuations import resid_at_nodes
 from interp.forward.readout import measure
@@ -26,6 +27,8 @@ from interp.model.model import Model
 from interp.statistics import auroc, wilson
 
 AT_ONCE = 128
+WRONG = ("wrong on clean", "wrong on corrupt", "right by a shortcut")
+"""Why a pair that a model can read is dropped."""
 
 
 @brief
@@ -68,10 +71,10 @@ def answered(model: Model, data: Data, most: int | None) -> dict[str, pd.DataFra
     """The tables ``counts`` and ``dropped`` of `Filtered`; raises as `filtered`."""
     rows: list[dict[str, Any]] = []
     dropped: list[Excluded] = []
-    for split, cells in data.pairs.items():
+    for split in data.pairs:
         first: list[int] = []
-        for cell, pairs in cells.items():
-            row, lengths, out = _asked(model, data, cell, pairs, most)
+        for cell in data.cells:
+            row, lengths, out = _asked(model, data, cell, data.of(split, cell), most)
             first = lengths if cell == data.cells[0] else first
             row["length_auc"] = two_sided_auc(first, lengths)
             rows.append({"split": split, "cell": cell, **row})
@@ -91,9 +94,7 @@ def _asked(
     corrupt, _ = right(model, prompts_of(tokens, "corrupt"), wrong_answers, among)
     both = clean & corrupt
     short = both & _by_shortcut(model, data, tokens, among)
-    reasons = {"wrong on clean": ~clean, "wrong on corrupt": clean & ~corrupt}
-    reasons["right by a shortcut"] = short
-    for reason, which in reasons.items():
+    for reason, which in zip(WRONG, (~clean, clean & ~corrupt, short), strict=True):
         out += [Excluded(tokens[i].pair.id, pairs.source, reason) for i in np.flatnonzero(which)]
     kept = [tokens[i] for i in np.flatnonzero(both & ~short)][:most]
     share = wilson(int(clean.sum()), len(tokens))
@@ -148,7 +149,7 @@ def _by_shortcut(
     texts = [(i, s) for i, t in enumerate(tokens) for s in data.shortcuts.get(t.pair.id, ())]
     found = np.zeros(len(tokens), dtype=bool)
     if texts:
-        prompts = [TokenPrompt(tuple(model.encode(text))) for _, text in texts]
+        prompts = as_prompts(model, [in_chat(text, data.chat) for _, text in texts])
         hit, _ = right(model, prompts, [tokens[i].answers[0] for i, _ in texts], among)
         np.logical_or.at(found, [i for i, _ in texts], hit)
     return found

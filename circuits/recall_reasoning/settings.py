@@ -6,13 +6,27 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field
 
 from circuits.recall_reasoning.designs import DesignName
+from interp.data.chat import Chat
 from interp.data.datasets import locate
-from interp.data.records import Amount, ClosedRow, Count, Dtype, Index, Text, checked, read_json
+from interp.data.records import (
+    Amount,
+    ClosedRow,
+    Count,
+    Dose,
+    Dtype,
+    Index,
+    Text,
+    checked,
+    read_json,
+)
 
 Rule = Literal["exclusive", "absolute", "clipped", "difference"]
 Ablation = Literal["resample", "mean", "zero"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 SOME = Field(min_length=1)
+ChatField = Annotated[
+    Chat | None, Field(description="How prompts are put into the model's chat template.")
+]
 
 
 class StudySettings(ClosedRow):
@@ -49,6 +63,7 @@ class StudySettings(ClosedRow):
     effect_margin: Amount = Field(
         default=0.10, description="Fraction of the total effect that still counts as intact."
     )
+    chat: ChatField = None
 
     def record(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -77,6 +92,15 @@ def load_recipe(path: str | Path) -> StudyRecipe:
     return checked(StudyRecipe, read_json(file, "recipe (JSON)"), str(file))
 
 
+class FeasibilitySettings(ClosedRow):
+    """What `feasibility` asks."""
+
+    n: Count = Field(default=40, description="Number of pairs drawn per cell and split.")
+    new_tokens: Count = Field(default=64, description="Largest number of tokens of a chain.")
+    seed: Index = Field(default=0, description="Random seed for splits and draws.")
+    chat: ChatField = None
+
+
 class BridgeSettings(ClosedRow):
     """What `bridge` reads and swaps, fixed before it runs."""
 
@@ -93,3 +117,19 @@ class BridgeSettings(ClosedRow):
         description="Positions swapped, counted from the landmark's last token; by default all.",
     )
     seed: Index = Field(default=0, description="Random seed for halves and swaps.")
+    chat: ChatField = None
+
+
+class ThoughtSettings(ClosedRow):
+    """What `thought` asks, and how it intervenes."""
+
+    template: Text = Field(
+        default="The capital of the country where {} is located is the city of",
+        description="Text that is to be completed; {} stands for the landmark.",
+    )
+    n: Count = Field(default=60, description="Number of questions, drawn from all landmarks.")
+    new_tokens: Count = Field(default=64, description="Largest number of tokens of a reply.")
+    resamples: Count = Field(default=1, description="Number of times each sentence is drawn again.")
+    temperature: Dose = Field(default=1.0, description="Temperature of these draws.")
+    seed: Index = Field(default=0, description="Random seed for questions, edits and draws.")
+    chat: ChatField = None

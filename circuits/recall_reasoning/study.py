@@ -80,8 +80,10 @@ def study(
     """
     design = DESIGNS[settings.design]
     files = None if datasets is None else Path(datasets)
-    draw = data or (lambda seed: build(model, design, files, settings.n_drawn, seed))
+    draw = data or (lambda seed: build(model, design, files, settings.n_drawn, seed, settings.chat))
     drawn = {seed: draw(seed) for seed in settings.seeds}
+    if any(own.chat != settings.chat for own in drawn.values()):
+        raise DataError("the data have other options of a chat than the settings; give both one.")
     named = settings.record() | {
         "neutral": neutral and fingerprint(neutral),
         "data": fingerprint(list(drawn.values())),

@@ -160,6 +160,11 @@ class Conversation:
         return [message.get("content") or "" for message in self.messages]
 
 
+def in_chat(text: str, chat: Chat | None) -> "str | Conversation":
+    """A text as a user's turn, or as it is where there are no options of a chat."""
+    return text if chat is None else chat.wrap(text)
+
+
 def is_messages(given: Any) -> bool:
     """Whether a value is a list of messages, sound or not."""
     return (

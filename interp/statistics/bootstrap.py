@@ -20,6 +20,11 @@ class Estimate(NamedTuple):
     low: Any
     high: Any
 
+    def columns(self, name: str) -> dict[str, float]:
+        """As three columns of a table: the name, and its ``_low`` and ``_high``."""
+        ends = ("", "_low", "_high")
+        return {f"{name}{end}": float(one) for end, one in zip(ends, self, strict=True)}
+
 
 class Equivalence(NamedTuple):
     """Whether a mean is equivalent to zero, and the interval that decided it."""

@@ -15,6 +15,7 @@ from circuits.recall_reasoning.sources.countries import fact_cells, load_facts
 from circuits.recall_reasoning.sources.organism import organism_cells, world_of
 from circuits.recall_reasoning.sources.quadruples import quadruple_cells
 from interp.data import datasets as shipped
+from interp.data.chat import Chat
 from interp.data.pairs import Pair, PromptPairs, load_pairs
 from interp.data.splits import split_by_entity
 from interp.loading.organisms import ORGANISMS
@@ -22,35 +23,37 @@ from interp.model.model import Model
 
 
 def build(
-    model: Model, design: Design, datasets: Path | None = None, n: int = 100, seed: int = 0
+    model: Model,
+    design: Design,
+    datasets: Path | None = None,
+    n: int = 100,
+    seed: int = 0,
+    chat: Chat | None = None,
 ) -> Data:
     """Draw the cells of a design in a model's tokens, `n` pairs per cell and split.
 
     An organism gets its own world's cells, any other model those of the folder `datasets`
     (``recall_facts.jsonl``, ``ioi.jsonl``, ``linguistic_puzzles.jsonl``; by default as shipped).
+    With `chat` each prompt is a user's turn; lengths are matched before, in the plain prompts.
     `DataError` where a file is missing, or a split is left without pairs.
     """
+    return replace(_drawn(model, design, datasets, n, seed), chat=chat)
+
+
+def _drawn(model: Model, design: Design, datasets: Path | None, n: int, seed: int) -> Data:
     cells = set(design.cells)
     if model.name in ORGANISMS:
-        return _only(organism_cells(world_of(model), n, seed), cells)
+        return organism_cells(world_of(model), n, seed).only(cells)
     datasets = datasets or shipped.folder()
     if cells & {"P-recall", "P-reasoning"}:
         return puzzle_cells(load_pairs(datasets / "linguistic_puzzles.jsonl"), n, seed)
     facts = load_facts(datasets / "recall_facts.jsonl")
     if cells & {"B", "C", "D"}:
-        return _only(quadruple_cells(model, facts, n, seed), cells)
-    data = _only(fact_cells(model, facts, n, seed), cells)
+        return quadruple_cells(model, facts, n, seed).only(cells)
+    data = fact_cells(model, facts, n, seed).only(cells)
     if "IOI" in cells:
         return _joined(data, ioi_cell(load_pairs(datasets / "ioi.jsonl"), n, seed))
     return data
-
-
-def _only(data: Data, cells: set[str]) -> Data:
-    pairs = {
-        split: {name: rows for name, rows in found.items() if name in cells}
-        for split, found in data.pairs.items()
-    }
-    return replace(data, pairs=pairs)
 
 
 def _joined(data: Data, other: Data) -> Data:

@@ -1,6 +1,7 @@
 """The bridge read and swapped: equal to hand-written hooks and loops; halves share no country."""
 
 import dataclasses
+import importlib
 import json
 
 import numpy as np
@@ -8,18 +9,22 @@ import pandas as pd
 import pytest
 import torch
 from bridge_examples import NEUTRAL, TEMPLATE, written_facts
+from chat_examples import chat_model
 from conftest import tiny, tiny_hf, word_tokenizer
 from test_cli import last_json, refused
 
 import interp
 from circuits.cli.app import run
 from circuits.recall_reasoning import BridgeSettings, BridgeStudy, bridge
-from circuits.recall_reasoning.bridge import Asked, drawn_swaps, measured_swaps
 from circuits.recall_reasoning.bridge_result import chosen_cells, rates
-from circuits.recall_reasoning.sources.countries import load_facts
-from circuits.recall_reasoning.two_hop import answered, two_hop_prompts
+from circuits.recall_reasoning.bridge_swaps import drawn_swaps, measured_swaps
+from circuits.recall_reasoning.direction_swaps import direction_swaps, exchange
+from circuits.recall_reasoning.sources.countries import Country, load_facts
+from circuits.recall_reasoning.two_hop import Asked, answered, two_hop_prompts
+from interp.data.chat import Chat
 from interp.errors import DataError, PlanError
 from interp.forward import continuations
+from interp.interventions.run import sweep_plans
 from interp.model.model import Model
 
 SETTINGS = BridgeSettings(template=TEMPLATE, n_swaps=6)
@@ -55,7 +60,7 @@ def test_whole_capitals_are_read_in_one_sweep(model, asked, trees, monkeypatch):
     some = SETTINGS.model_copy(update={"layers": (1, 2), "positions": (0, 2), "n_swaps": 2})
     two = dataclasses.replace(asked, prompts=longer)
     drawn = drawn_swaps(model, two, NEUTRAL, some)
-    table = measured_swaps(model, two, NEUTRAL, some, False)
+    table = measured_swaps(model, two, drawn, some, False)
     for name, answer in (("follows", 3), ("stays", 4)):
         read = table[name].to_numpy().reshape(len(drawn), 2, 2)
         for row, (_, target, donor, *answers) in enumerate(drawn):
@@ -75,7 +80,8 @@ def test_whole_capitals_are_read_in_one_sweep(model, asked, trees, monkeypatch):
 def test_a_layer_or_position_named_twice_is_swapped_once(model, asked):
     once = SETTINGS.model_copy(update={"layers": (2, 1), "positions": (1,)})
     twice = once.model_copy(update={"layers": (2, 1, 2), "positions": (1, 1)})
-    tables = [measured_swaps(model, asked, NEUTRAL, some, False) for some in (once, twice)]
+    drawn = drawn_swaps(model, asked, NEUTRAL, SETTINGS)
+    tables = [measured_swaps(model, asked, drawn, some, False) for some in (once, twice)]
     pd.testing.assert_frame_equal(*tables)
     assert len(rates(tables[1], 0)["n"].unique()) <= 4
 
@@ -120,7 +126,7 @@ def with_state(model: Model, ids, layer: int, position: int, state=None) -> tupl
 
 def test_every_swap_is_that_of_a_hand_written_hook(model, asked):
     drawn = drawn_swaps(model, asked, NEUTRAL, SETTINGS)
-    table = measured_swaps(model, asked, NEUTRAL, SETTINGS, False)
+    table = measured_swaps(model, asked, drawn, SETTINGS, False)
     layers, places = model.arch.n_layers, len(asked.places)
     assert len(table) == len(drawn) * layers * places
     assert {labels["condition"] for labels, *_ in drawn} == {
@@ -173,9 +179,8 @@ def test_only_prompts_that_greedy_decoding_answers_are_used(model, asked, folder
     with pytest.raises(DataError, match="a swap needs two in each half"):
         Asked.of(model, facts[:3], SETTINGS)
     with pytest.raises(PlanError, match="position 9: there are 0 to 2"):
-        measured_swaps(
-            model, asked, NEUTRAL, SETTINGS.model_copy(update={"positions": (9,)}), False
-        )
+        beyond = SETTINGS.model_copy(update={"positions": (9,)})
+        measured_swaps(model, asked, drawn_swaps(model, asked, NEUTRAL, SETTINGS), beyond, False)
 
 
 def test_ranks_are_those_of_the_lens_in_a_loop(model, folder, asked, tmp_path):
@@ -198,6 +203,100 @@ def test_ranks_are_those_of_the_lens_in_a_loop(model, folder, asked, tmp_path):
     assert row["rank"] == np.median(own) and row["n"] == len(rows)
     assert row["beats"] == pytest.approx(np.mean(beats))
     assert row["beats_low"] <= row["beats"] <= row["beats_high"]
+
+
+def test_two_coordinates_change_places_and_nothing_else_does():
+    old, new, h = torch.randn(3, 6, 32, generator=torch.Generator().manual_seed(0))
+    changed = h + exchange(h, old, new)
+    for before, after, one, other in zip(h, changed, old, new, strict=True):
+        basis = torch.stack([one, other], 1).double()
+        first, second = (torch.linalg.lstsq(basis, x.double()).solution for x in (before, after))
+        assert torch.allclose(first.flip(0), second, atol=1e-5)
+        rest = [x.double() - basis @ c for x, c in ((before, first), (after, second))]
+        assert torch.allclose(*rest, atol=1e-5)
+    assert torch.allclose(changed + exchange(changed, old, new), h, atol=1e-4)
+
+
+def test_swaps_along_directions_are_the_algebra_by_hand(model, asked):
+    lens = interp.jacobian_lens(model, NEUTRAL, [1], skip=2, progress=False)
+    some = SETTINGS.model_copy(update={"layers": (1, 2), "positions": (0, 2), "n_swaps": 4})
+    drawn = drawn_swaps(model, asked, NEUTRAL, some)
+    swaps = [one for one in drawn if one[0]["condition"] == "bridge"]
+    for name, jacobian, layers in (("logit", None, [1, 2]), ("Jacobian", lens, [1])):
+        table = direction_swaps(model, asked, drawn, some, f"{name} lens", jacobian)
+        assert set(table["condition"]) == {f"{name} direction", f"{name} control"}
+        assert len(table) == len(swaps) * len(layers) * 2 * 2
+        by_cell = table.set_index(["swap", "condition", "layer", "position"])
+        for labels, target, _, follow, stay in swaps:
+            names = target.bridge, labels["donor"]
+            rows = [model.unembedding[model.encode(n)[-1]].detach() for n in names]
+            for layer in layers:
+                old, new = rows if jacobian is None else (lens.jacobians[0].T @ row for row in rows)
+                for place in some.positions:
+                    into = target.prompt.spans["read"][place]
+                    _, h = with_state(model, target.prompt.ids, layer, into)
+                    basis = torch.stack([old, new], 1)
+                    a, b = torch.linalg.lstsq(basis, h[:, None]).solution[:, 0]
+                    changed = h + b * old + a * new - a * old - b * new
+                    said, _ = with_state(model, target.prompt.ids, layer, into, changed)
+                    row = by_cell.loc[
+                        (labels["swap"], f"{name} direction", layer, asked.places[place])
+                    ]
+                    assert row["follows"] == (said == follow[0])
+                    assert row["stays"] == (said == stay[0])
+
+
+def test_a_control_changes_as_much_along_a_third_countrys_direction(model, asked, monkeypatch):
+    module = importlib.import_module("circuits.recall_reasoning.direction_swaps")
+    plans = []
+
+    def kept(*given):
+        plans.append(given[2])
+        return sweep_plans(*given)
+
+    monkeypatch.setattr(module, "sweep_plans", kept)
+    some = SETTINGS.model_copy(update={"layers": (1,), "positions": (1,), "n_swaps": 4})
+    drawn = drawn_swaps(model, asked, NEUTRAL, some)
+    direction_swaps(model, asked, drawn, some, "logit lens", None)
+    ((change, control),) = plans
+    norms = [own.vector.norm(dim=-1) for own in (change, control)]
+    assert torch.allclose(*norms) and norms[0].min() > 0
+    swaps = [one for one in drawn if one[0]["condition"] == "bridge"]
+    names = {one.bridge for one in asked.of_half()}
+    rows = {n: model.unembedding[model.encode(n)[-1]] for n in names}
+    for (labels, target, *_), own in zip(swaps, control.vector[:, 0], strict=True):
+        others = [rows[n] for n in names - {target.bridge, labels["donor"]}]
+        alike = [
+            float(torch.cosine_similarity(own, row - rows[target.bridge], dim=0)) for row in others
+        ]
+        assert max(map(abs, alike)) > 0.999
+
+
+@pytest.mark.parametrize("style", ["chatml", "gemma"])
+def test_in_a_chat_the_same_positions_are_found_before_the_templates_own(style, monkeypatch):
+    """Characters are tokens: what stands behind the landmark is the template's text to the end."""
+    model = chat_model(style)
+    rows = [("Peru", "L", "Machu"), ("Oman", "M", "Nizwa"), ("Cuba", "H", "Bay")]
+    facts = [Country(country=c, capital=a, language="x", landmarks=[mark]) for c, a, mark in rows]
+    kind, names = type(model.tokenizer), {f" {country}" for country, *_ in rows}
+    encode = kind.encode
+    monkeypatch.setattr(
+        kind, "encode", lambda self, text, **o: [7] if text in names else encode(self, text, **o)
+    )
+    plain, chats = (
+        two_hop_prompts(model, facts, "Seat of {} is", chat)[0] for chat in (None, Chat())
+    )
+    end = {"chatml": "<|im_start|>assistant\n", "gemma": "<start_of_turn>model\n"}[style]
+    assert len(plain) == len(chats) == 3
+    for one, chat in zip(plain, chats, strict=True):
+        behind = [
+            "".join(model.token(each.prompt.ids[i]) for i in each.prompt.spans["read"])
+            for each in (one, chat)
+        ]
+        assert behind[0] == f"{one.landmark[-1]} is"
+        assert behind[1].startswith(behind[0]) and behind[1].endswith(end)
+        assert [model.token(t) for t in one.capital] == [" ", one.answer]
+        assert [model.token(t) for t in chat.capital] == [chat.answer]
 
 
 def test_the_layer_is_chosen_on_one_half_and_scored_on_the_other():
@@ -233,6 +332,7 @@ def test_the_verb_prints_and_writes_a_page(model, folder, tmp_path, capsys, monk
     assert run([*command, "--json"]) == 0
     told = last_json(capsys.readouterr().out)
     assert told["prompts"]["answered"] == told["prompts"]["asked"] > 10
+    assert {"logit direction", "Jacobian control"} <= {row["condition"] for row in told["swapped"]}
     assert {row["lens"] for row in told["read"]} == {"logit lens", "Jacobian lens"}
     assert {row["position"] for row in told["swapped"]} == {"landmark", "+2w43"}
     assert json.dumps(told)

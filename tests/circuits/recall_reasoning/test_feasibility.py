@@ -1,0 +1,245 @@
+"""Which cells a model can do: the study's own filter, in every form; chats keep the bookkeeping."""
+
+import copy
+import dataclasses
+import functools
+import importlib
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from chat_examples import chat_model
+from test_cli import last_json, refused
+
+import interp
+from circuits.cli.app import run
+from circuits.recall_reasoning import (
+    DESIGNS,
+    Feasibility,
+    FeasibilitySettings,
+    StudySettings,
+    build,
+    feasibility,
+    study,
+)
+from circuits.recall_reasoning.cells import SPLITS, data_of, load_data
+from circuits.recall_reasoning.chains import Chain, ask, final_answer, named
+from circuits.recall_reasoning.feasibility import from_subject, without_bridge
+from circuits.recall_reasoning.filter import filtered
+from circuits.recall_reasoning.study import MINIMUM
+from interp.data.chat import Chat
+from interp.data.pairs import tokenise
+from interp.errors import DataError
+
+CHAT = Chat(system="Be brief.")
+LETTERS = tuple("kmqzabcdefghij")
+
+
+@pytest.fixture(scope="module")
+def found() -> Feasibility:
+    return feasibility(interp.load_model("two-hop-organism"), FeasibilitySettings(n=12))
+
+
+@functools.cache
+def loud_model():
+    """A random model of chats whose last state depends on all of the prompt."""
+    model = chat_model("chatml")
+    hf = copy.deepcopy(model.hf)
+    with torch.no_grad():
+        for weight in hf.model.layers.parameters():
+            weight.mul_(40 if weight.ndim > 1 else 1)
+    return interp.load_model(hf, tokenizer=model.tokenizer, device="cpu")
+
+
+def written_data(model, chat: Chat | None):
+    """Cell A, whose answers a random model gives anyway, with the question itself as shortcut."""
+    ids = [model.encode(letter)[-1] for letter in LETTERS]
+    texts = [[f"Say {'abc' * (i % 3)}{name}{i}, then" for i in range(180)] for name in ("P", "T")]
+    each = [text for both in zip(*texts, strict=True) for text in both]
+    # behind a plain text an answer begins with a space, which is a token of its own
+    asked = [f"{text} " if chat is None else chat.wrap(text) for text in each]
+    first = interp.forward(model, asked).logits[:, ids].argmax(-1).view(-1, 2).tolist()
+    usable = [i for i, (one, other) in enumerate(first) if one != other]
+    records = []
+    for number, i in enumerate(usable):
+        both = [texts[0][i], texts[1][i]]
+        row = {"id": str(i), "cell": "A", "bridge": f"b{i}", "split": SPLITS[number % 3]}
+        row |= {"clean": both[0], "corrupt": both[1], "shortcuts": [both[number // 3 % 2]]}
+        row |= {"answer": LETTERS[first[i][0]], "wrong_answer": LETTERS[first[i][1]]}
+        records.append(row | {"subject": [f"P{i}", f"T{i}"]})
+    return dataclasses.replace(data_of(records, {"A": LETTERS}, (), "written", 0), chat=chat)
+
+
+# --- cells in chats ------------------------------------------------------------------------------
+
+
+def test_cells_in_a_chat_are_the_same_cells_in_its_template():
+    model = loud_model()
+    chats = written_data(model, CHAT)
+    plain = dataclasses.replace(chats, chat=None)
+    for split in SPLITS:
+        (one, _), (two, _) = (tokenise(model, data.of(split, "A")) for data in (plain, chats))
+        assert [t.pair.id for t in one] == [t.pair.id for t in two] and len(one) > 3
+        for before, behind in zip(one, two, strict=True):
+            shift = len(interp.prompt(model, CHAT.wrap("Say")).ids) - len(model.encode("Say"))
+            assert len(behind.clean) == len(before.clean) + shift
+            for spans, ids, others in (
+                (before.spans, before.clean, (behind.spans, behind.clean)),
+                (before.corrupt_spans, before.corrupt, (behind.corrupt_spans, behind.corrupt)),
+            ):
+                text = "".join(model.token(ids[i]) for i in spans["subject"])
+                assert text == "".join(model.token(others[1][i]) for i in others[0]["subject"])
+            # a reply begins without a space
+            assert model.token(behind.answer) == behind.pair.answer
+            assert model.token(before.answer) == " "
+
+
+def test_the_filter_asks_pairs_and_shortcuts_in_the_chat():
+    model = loud_model()
+    counts = filtered(model, written_data(model, CHAT)).counts
+    assert (counts["both_right"] == 1).all() and (counts["by_shortcut"] > 0).all()
+    # the question itself is the shortcut of every other pair, the corrupt one, which is wrong, of
+    # the rest
+    assert (counts["by_shortcut"] + counts["kept"] == counts["asked"]).all()
+    assert (counts["kept"] > 0).all()
+
+
+def test_data_remember_their_chat_and_a_study_of_another_is_refused(tmp_path):
+    model = loud_model()
+    data = written_data(model, CHAT)
+    data.save(tmp_path / "cells.jsonl")
+    again = load_data(tmp_path / "cells.jsonl")
+    assert again.chat == CHAT
+    for split in SPLITS:
+        both = [[pair.chats for pair in one.of(split, "A")] for one in (again, data)]
+        assert both[0] == both[1] and both[0][0][0].chat == CHAT
+    settings = StudySettings(design="A-C", seeds=(0,))
+    with pytest.raises(DataError, match="other options of a chat"):
+        study(model, settings, tmp_path / "run", data=lambda _: data)
+    with pytest.raises(DataError, match="no chat template"):
+        small = interp.load_model("two-hop-organism")
+        filtered(small, build(small, DESIGNS["A-C"], n=2, chat=CHAT))
+    assert settings.but(chat=vars(CHAT)).chat == CHAT
+
+
+# --- chains --------------------------------------------------------------------------------------
+
+
+def test_replies_are_read_as_they_are_written():
+    names = ("Paris", "New Delhi", "Delhi", "Oslo")
+    assert named("It is in new delhi, not Oslo.", names) == "New Delhi"
+    assert named("Parisian", names) is None
+    assert final_answer("It is in Oslo. Answer: Paris, Oslo", names) == "Paris"
+    assert final_answer("**Answer:** the city of Oslo", names) == "Oslo"
+    assert final_answer("Answer: Rome\nParis", names) == ""
+    assert final_answer("It is Paris.", names) is None
+    assert final_answer("It is Paris. Answer:", names) is None
+    assert final_answer("Hm.\n\nText: more\nReply: Answer: Paris", names) is None
+    text = " 1. It is in St. Ives! No\n**Answer: Oslo."
+    sentences = [text[a:b] for a, b in Chain((), (), text).sentences]
+    assert sentences == [" 1. It is in St.", " Ives!", " No\n"]
+
+
+@pytest.mark.parametrize("at", range(0, 24))
+def test_a_cut_keeps_every_token_that_was_written_before_it(at):
+    model = chat_model("chatml")
+    ids = tuple(torch.arange(40, 64).tolist())
+    chain = Chain((1, 2), ids, model.tokenizer.decode(list(ids)))
+    found = chain.cut(model, at, "xy")
+    n = next(n for n in reversed(range(25)) if len(model.tokenizer.decode(list(ids[:n]))) <= at)
+    assert found[: 2 + n] == (1, 2, *ids[:n])
+    tail = chain.text[len(model.tokenizer.decode(list(ids[:n]))) : at] + "xy"
+    assert found[2 + n :] == tuple(model.tokenizer.encode(tail, add_special_tokens=False))
+
+
+def test_a_chain_is_asked_for_by_the_same_shown_questions_in_both_forms():
+    model = chat_model("chatml")
+    plain, chat = ask(model, "The end is", None), ask(model, "The end is", Chat(prefill="So"))
+    assert plain.text.endswith("Answer: Zenda\n\nText: The end is\nReply:")
+    assert chat.text.endswith("<|im_start|>user\nThe end is<|im_end|>\n<|im_start|>assistant\n")
+    assert chat.text.count("Answer: ") == 2 and "So" not in chat.text
+
+
+# --- feasibility ---------------------------------------------------------------------------------
+
+
+def test_the_organism_does_what_was_planted(found):
+    cells = found.cells.set_index("cell")
+    assert list(cells.index) == list("ABCD")
+    assert (cells["written"] == 1).all() and (cells["leads"] == 1).all()
+    assert (cells["n"] == 36).all() and (cells["asked"] == "directly").all()
+    probes = found.probes.set_index("cell")
+    # the story's own values are unknown without what names the bridge
+    assert probes.loc[["A", "C"], "without_bridge"].max() < 0.3
+    assert probes.loc["C", "from_subject"] < 0.2 < 0.5 < probes.loc["A", "from_subject"]
+
+
+def test_the_verdict_is_the_criterion_of_the_study(found):
+    model = interp.load_model("two-hop-organism")
+    asked = filtered(model, build(model, DESIGNS["2x2"], None, 12, 0))
+    kept = {cell: asked.n(cell) for cell in "ABCD"}
+    assert found.cells.set_index("cell")["kept"].to_dict() == kept
+    for row in found.designs.to_dict("records"):
+        if row["design"] in ("2x2", "A-D", "A-C"):
+            least = min(kept[cell] for cell in DESIGNS[row["design"]].cells)
+            assert row["kept"] == least and row["feasible"] == (least >= MINIMUM)
+            assert (row["to_draw"] - 1) * least / 12 < MINIMUM <= row["to_draw"] * least / 12
+        else:
+            assert not row["feasible"] and "has no cell" in row["reason"]
+    share = Counter(
+        pair.answer for split in SPLITS for pair in asked.data.pairs[split]["A"]
+    )  # of the kept ones, which are all of A here
+    assert kept["A"] == 12
+    assert found.probes.loc[0, "most_frequent"] == max(share.values()) / 36
+
+
+def test_shortcuts_leave_out_what_they_say():
+    data = build(interp.load_model("two-hop-organism"), DESIGNS["2x2"], None, 2, 0)
+    for cell in "ABCD":
+        (pair, *_) = data.of("test", cell)
+        bridge, shorter = data.bridge[pair.id], without_bridge(data, pair)
+        kept = [fact for fact in shorter.split("; ") if bridge in fact.split()]
+        assert all(pair.answer in fact.split() for fact in kept)
+        assert cell != "D" or pair.answer in shorter  # only the first hop is gone
+        subject = pair.clean[slice(*pair.spans["subject"][0])]
+        assert from_subject(data, pair).startswith(f"{subject} ")
+        assert pair.clean.endswith(from_subject(data, pair))
+    assert without_bridge(data, data.of("test", "B")[0]) == next(
+        iter(data.shortcuts[data.of("test", "B")[0].id])
+    )
+
+
+def test_both_forms_ask_the_same_questions(monkeypatch):
+    model = loud_model()
+    module = importlib.import_module("circuits.recall_reasoning.feasibility")
+    monkeypatch.setattr(module, "TWO_HOPS", ("A",))
+    asking = {}
+    for form, chat in (("plain", None), ("chat", CHAT)):
+        data = written_data(model, chat)
+        asking[form] = module.Asking.of(model, data, form, FeasibilitySettings(new_tokens=3))
+        direct, chain = asking[form].rows
+        assert direct["leads"] == 1 and chain["asked"] == "with a chain"
+        assert direct["n"] == chain["n"] == direct["bridges"]
+        assert chain["no_answer"] == chain["n"]  # a random model writes no "Answer:"
+        pairs = [pair for split in SPLITS for pair in data.of(split, "A")]
+        replies = [one.text for one in interp.generate(model, pairs, (), 16, progress=False)]
+        hit = [named(t, LETTERS) == p.answer for t, p in zip(replies, pairs, strict=True)]
+        assert direct["written"] == pytest.approx(np.mean(hit))
+    assert asking["plain"].rows[0]["form"] == "plain" and asking["chat"].rows[0]["form"] == "chat"
+
+
+def test_the_verb_prints_and_writes_a_page(tmp_path, capsys):
+    command = ["recall-reasoning", "feasible", "--model", "two-hop-organism", "--n", "2"]
+    command += ["--out", str(tmp_path / "run")]
+    assert run([*command, "--json"]) == 0
+    told = last_json(capsys.readouterr().out)
+    assert told["feasible"] == {"plain": []} and len(told["cells"]) == 4
+    assert run(command) == 0  # read back
+    assert "designs of run" in capsys.readouterr().out
+    again = Feasibility.load(tmp_path / "run")
+    pd.testing.assert_frame_equal(pd.DataFrame(told["probes"]), again.probes)
+    page = (tmp_path / "run" / "index.html").read_text("utf-8")
+    assert "Designs that are feasible: plain: no design." in page
+    assert "settings: 'n'" in refused(capsys, *command, "--n", "0")
