@@ -6,17 +6,16 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from circuits.cli.grouped import command
+from circuits.cli.grouped import Record, command
 from circuits.cli.options import (
     ForceOption,
     Into,
-    JsonOption,
     NeededOutOption,
     OnModel,
     names_in,
     numbers,
 )
-from circuits.cli.output import print_json, print_run, print_table, stdout
+from circuits.cli.output import print_run, print_table, stdout
 from interp.errors import PlanError
 
 app = typer.Typer()
@@ -50,8 +49,7 @@ def vectors(
         int, typer.Option(help="Number of sentences with the word per emotion, by default read.")
     ] = 12,
     force: ForceOption = False,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Make a vector for every emotion of a list, and read vignettes without emotion words."""
     from circuits.affect.emotion_vectors import emotion_vectors
     from circuits.affect.emotion_words import EvokingTexts, load_words
@@ -69,14 +67,12 @@ def vectors(
         source = EvokingTexts.framed(listed, frames)
     read = str(neutral_text("neutral_text")), load_vignettes("emotion_vignettes")
     found = emotion_vectors(on.load(), source, *read, out, force=force)
-    if as_json:
-        at: Any = {name: getattr(found, name) for name in ("layers", "readings")}
-        rows = {k: v[v["layer"] == found.layer].to_dict("records") for k, v in at.items()}
-        print_json({"run": str(out)} | found.summary() | rows)
-        return
+    at: Any = {name: getattr(found, name) for name in ("layers", "readings")}
+    here = {name: table[table["layer"] == found.layer] for name, table in at.items()}
+    rows = {name: table.to_dict("records") for name, table in here.items()}
+    yield lambda: {"run": str(out)} | found.summary() | rows
     print_table(found.layers, f"{len(found.emotions)} emotions; layer {found.layer} was chosen")
-    here: Any = found.readings[found.readings["layer"] == found.layer]
-    print_table(here, "vignettes without an emotion word, at that layer")
+    print_table(here["readings"], "vignettes without an emotion word, at that layer")
     left = ", ".join(f"{n}: {reason}" for reason, n in found.left_out.items() if n)
     stdout.print(f"[dim]left out: {escape(left or 'nothing')}[/dim]", highlight=False)
     print_run(out)
@@ -89,8 +85,7 @@ def plane(
     norms: Annotated[
         str, typer.Option(help="Ratings: the shipped ones, or a file of word, valence, arousal.")
     ] = "emotion_norms",
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Put the emotions on a plane, and compare it with people's valence and arousal ratings."""
     from circuits.affect.emotion_map import EmotionMap, emotion_map
     from circuits.affect.emotion_vectors import EmotionVectors
@@ -101,9 +96,7 @@ def plane(
     key = {"norms": fingerprint(ratings.reset_index().to_dict("list"))} | _key(found)
     made = lambda: emotion_map(found, ratings)  # noqa: E731 (short)
     done = in_one_piece(into.out, "emotion map", key, made, EmotionMap, into.force)
-    if as_json:
-        print_json({"run": into.run} | done.summary())
-        return
+    yield lambda: {"run": into.run} | done.summary()
     print_table(done.chosen, f"agreement with ratings; layer {done.layer} was chosen without them")
     print_run(into.out)
 
@@ -120,8 +113,7 @@ def tokens(
     chat: Annotated[
         str | None, typer.Option(help="JSON file with chat messages, each with role and content.")
     ] = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Show each token's state along emotion vectors, in the user's turns and around replies."""
     from circuits.affect.emotion_vectors import EmotionVectors
     from circuits.affect.token_projections import TokenProjections, token_projections
@@ -138,9 +130,7 @@ def tokens(
     key = {"emotions": names, "read": fingerprint(given)} | _key(found)
     made = lambda: token_projections(model, found, given, names)  # noqa: E731 (short)
     done = in_one_piece(into.out, "emotion tokens", key, made, TokenProjections, into.force)
-    if as_json:
-        print_json({"run": into.run} | done.summary())
-        return
+    yield lambda: {"run": into.run} | done.summary()
     print_table(done.parts, f"layer {done.layer}, standard deviations of neutral sentences")
     print_run(into.out)
 
@@ -164,8 +154,7 @@ def choices(
     ] = None,
     n_random: Annotated[int, typer.Option(help="Number of random directions, at least 10.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of these directions.")] = 0,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Measure how steering with emotion vectors shifts choices, beside random directions."""
     from circuits.affect.emotion_choices import EmotionChoices, emotion_choices, load_choices
     from circuits.affect.emotion_vectors import EmotionVectors
@@ -179,9 +168,7 @@ def choices(
     key = options | {"emotions": names, "questions": fingerprint(asked)} | _key(found)
     made = lambda: emotion_choices(model, found, asked, names, **options)  # noqa: E731 (short)
     done = in_one_piece(into.out, "emotion choices", key, made, EmotionChoices, into.force)
-    if as_json:
-        print_json({"run": into.run} | done.summary())
-        return
+    yield lambda: {"run": into.run} | done.summary()
     print_table(done.table, "shift of the log-odds of the first answer, in nats")
     print_run(into.out)
 

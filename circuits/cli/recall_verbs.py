@@ -104,16 +104,13 @@ def feasible(
     in_chat: InChat,
     force: ForceOption = False,
     datasets: DatasetsOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Ask every cell's questions in every form: which designs can the model be studied by?"""
     from circuits.recall_reasoning.feasibility import feasibility
 
     settings = checked(FeasibilitySettings, changes | in_chat.settings(), "settings")
     found = feasibility(on.load(), settings, out, datasets=datasets, force=force)
-    if as_json:
-        print_json({"run": str(out), "page": str(out / "index.html"), **found.summary()})
-        return
+    yield lambda: {"run": str(out), "page": str(out / "index.html"), **found.summary()}
     columns = ["cell", "questions", "form", "asked", "written", "leads", "kept", "n"]
     print_table(found.cells.loc[:, columns], f"answers of {on.model}")
     columns = ["design", "form", "feasible", "kept", "to_draw", "reason"]
@@ -206,16 +203,13 @@ def thought(
     in_chat: InChat,
     force: ForceOption = False,
     datasets: FactsOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Record:
     """Edit written chains of thought, and count the final answers that follow."""
     from circuits.recall_reasoning.thought import thought as study
 
     settings = checked(ThoughtSettings, changes | in_chat.settings(), "settings")
     found = study(on.load(), settings, out, datasets=datasets, force=force)
-    if as_json:
-        print_json({"run": str(out), "page": str(out / "index.html"), **found.summary()})
-        return
+    yield lambda: {"run": str(out), "page": str(out / "index.html"), **found.summary()}
     stdout.print(escape(repr(found)), highlight=False)
     print_table(found.rates.loc[:, ["condition", "outcome", "rate", "n"]], "final answers")
     print_run(out)

@@ -53,7 +53,7 @@ def test_each_set_loads_by_name_from_any_folder(name: str):
     rows = READERS[shipped.SETS[name]](name)
     table = interp.datasets().set_index("name")
     if name == "emotion_frames":
-        assert len(rows) == 7 and table["rows"].isna()[name]
+        assert len(rows) == 8 and table["rows"].isna()[name]
     else:
         assert len(rows) == table["rows"][name] > 0
 
@@ -185,7 +185,7 @@ def test_verbs_with_several_files_find_the_shipped_ones(tmp_path, capsys, smollm
 
 def test_emotion_verbs_read_the_shipped_texts_unless_a_folder_is_given(tmp_path):
     given = EmotionTexts.load("tuning")
-    assert (len(given.events), len(given.replies), len(given.frames.frames)) == (40, 168, 7)
+    assert (len(given.events), len(given.replies), len(given.frames.frames)) == (40, 168, 8)
     with pytest.raises(DataError, match="no such file: .*emotion_frames.json"):
         EmotionTexts.load("emotion_scenarios_tuning", tmp_path)
 
