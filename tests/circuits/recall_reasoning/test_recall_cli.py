@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 def test_run_prints_the_verdict_and_writes_a_page(folder, tmp_path, capsys, monkeypatch):
     # the planted model has a world of its own, which no design's data speak of
     module = importlib.import_module("circuits.recall_reasoning.study")
-    monkeypatch.setattr(module, "build", lambda m, design, files, n, seed: planted_data(seed))
+    monkeypatch.setattr(module, "build", lambda m, design, files, n, seed, chat: planted_data(seed))
     out = tmp_path / "run"
     command = ["recall-reasoning", "run", "--model", folder, "--design", "A-C", "--out", str(out)]
     assert run([*command, *OPTIONS, "--json"]) == 0
