@@ -97,7 +97,8 @@ def plane(
     made = lambda: emotion_map(found, ratings)  # noqa: E731 (short)
     done = in_one_piece(into.out, "emotion map", key, made, EmotionMap, into.force)
     yield lambda: {"run": into.run} | done.summary()
-    print_table(done.chosen, f"agreement with ratings; layer {done.layer} was chosen without them")
+    shown = done.chosen.drop(columns=["null", "variance"])  # the page has all
+    print_table(shown, f"agreement with ratings; layer {done.layer} was chosen without them")
     print_run(into.out)
 
 
