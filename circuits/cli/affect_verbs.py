@@ -7,14 +7,7 @@ import typer
 from rich.markup import escape
 
 from circuits.cli.grouped import Record, command
-from circuits.cli.options import (
-    ForceOption,
-    Into,
-    NeededOutOption,
-    OnModel,
-    names_in,
-    numbers,
-)
+from circuits.cli.options import ForceOption, Into, NeededOutOption, OnModel, names_in, numbers
 from circuits.cli.output import print_run, print_table, stdout
 from interp.errors import PlanError
 
@@ -46,8 +39,8 @@ def vectors(
         typer.Option(help="Read so many stories per emotion, which the chat model writes itself."),
     ] = None,
     frames: Annotated[
-        int, typer.Option(help="Number of sentences with the word per emotion, by default read.")
-    ] = 12,
+        int | None, typer.Option(help="Read so many sentences with the word; by default 12.")
+    ] = None,
     force: ForceOption = False,
 ) -> Record:
     """Make a vector for every emotion of a list, and read vignettes without emotion words."""
@@ -57,14 +50,14 @@ def vectors(
     from circuits.emotion.texts import load_vignettes
 
     listed = load_words(words)
-    if texts is not None and generate is not None:
-        raise PlanError("give --texts or --generate, not both: each is where the texts come from.")
+    if sum(one is not None for one in (texts, generate, frames)) > 1:
+        raise PlanError("give one of --texts, --generate and --frames: where the texts come from.")
     if texts is not None:
         source = EvokingTexts.given(listed, texts)
     elif generate is not None:
         source = EvokingTexts.stories(listed, generate)
     else:
-        source = EvokingTexts.framed(listed, frames)
+        source = EvokingTexts.framed(listed, 12 if frames is None else frames)
     read = str(neutral_text("neutral_text")), load_vignettes("emotion_vignettes")
     found = emotion_vectors(on.load(), source, *read, out, force=force)
     at: Any = {name: getattr(found, name) for name in ("layers", "readings")}
@@ -103,7 +96,8 @@ def plane(
 
 
 @command(
-    app, f"interp emotion tokens {RUN} --model smollm2-135m --chat chat.json --emotions joy,fear"
+    app,
+    f"interp emotion tokens {RUN} --model smollm2-135m --chat chat.json --emotions sadness,calm",
 )
 def tokens(
     run: RunArgument,
@@ -137,7 +131,8 @@ def tokens(
 
 
 @command(
-    app, f"interp emotion choices {RUN} --model smollm2-135m --emotions joy,fear --out runs/choices"
+    app,
+    f"interp emotion choices {RUN} --model smollm2-135m --emotions sadness,calm --out runs/choices",
 )
 def choices(
     run: RunArgument,

@@ -177,7 +177,7 @@ def test_all_of_it_on_the_command_line(tmp_path: Path, capsys, monkeypatch):
     assert made["left_out"]["the text's emotion is not in the list"] == 1
     assert made["kind"] == "emotion vectors" and (run / "index.html").is_file()
     assert report(capsys, *make, "--out", str(run)) == made
-    assert "not both" in refused(capsys, *make, "--generate", "3", "--out", str(run))
+    assert "give one of" in refused(capsys, *make, "--generate", "3", "--out", str(run))
 
     norms = tmp_path / "norms.jsonl"
     rated = [{"word": f"w{60 + i}", "valence": i} for i in range(4)]
