@@ -26,10 +26,12 @@ from circuits.affect.emotion_words import FEW_OF, FOREIGN, LEAST, EvokingTexts
 from circuits.emotion.directions import unit
 from circuits.emotion.texts import NEUTRAL, Vignette
 from circuits.emotion.transfer import Reading, read_vignettes, tables
+from interp.ablation.readouts import windows
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt, prompt
 from interp.errors import DataError, PlanError, did_you_mean, shown
-from interp.interventions.steering_vector import SteeringVector, mean_states
+from interp.interventions.recording import activations
+from interp.interventions.steering_vector import SITE, SteeringVector, mean_states
 from interp.model.model import Model
 from interp.progress import Progress, reported
 from interp.results.report import Report, Section, Table, cell_text, excluded_counts
@@ -40,6 +42,8 @@ EXPLAINED = 0.5
 """Part of the neutral sentences' variance whose components are projected out."""
 AT_ONCE = 16
 """Texts whose states are in memory together."""
+SINKS = 4
+"""First tokens of a passage, left out of the level: attention sinks, some with extreme norms."""
 
 
 def text_states(
@@ -81,6 +85,23 @@ def differences(
     return torch.stack([v - v @ b.T @ b for v, b in zip(layers, components, strict=True)], 1)
 
 
+def level(
+    model: Model,
+    vectors: Float[Tensor, "emotion layer d_model"],
+    passages: Sequence[TokenPrompt],
+) -> tuple[Float[Tensor, "layer d_model"], Float[Tensor, "emotion layer"]]:
+    """Mean state and standard deviation along each vector, over the passages' tokens."""
+    total, along = torch.zeros(vectors.shape[1:]), list[Tensor]()
+    for i in range(0, len(passages), AT_ONCE):
+        found = activations(model, passages[i : i + AT_ONCE], SITE)
+        layers = [found[n][:, SINKS:].flatten(0, 1).float() for n in range(len(total))]
+        x = torch.stack(layers, 1)
+        total += x.sum(0)
+        along.append(torch.einsum("tld,eld->tel", x, unit(vectors)))
+    every = torch.cat(along)
+    return total / len(every), every.std(0)
+
+
 def most_stable(stability: Sequence[float]) -> int:
     """The layer where vectors of two halves of the texts agree most, from a third of depth on."""
     first = len(stability) // 3
@@ -94,7 +115,8 @@ class EmotionVectors(Result):
 
     Attributes:
         vectors: v_e.
-        origin, spread: mean of the neutral sentences' states, their standard deviation along v_e.
+        origin, spread: mean state and standard deviation along v_e, over all tokens of passages of
+            the neutral text but each one's first `SINKS`.
         layers: per layer the ``stability`` (mean cosine between vectors of either half of the
             texts), the vectors' mean ``length`` as a part of the neutral states' mean norm, and
             the number of neutral ``components`` projected out.
@@ -137,7 +159,7 @@ class EmotionVectors(Result):
     def coordinates(
         self, x: Float[Tensor, "state d_model"], emotions: Sequence[str], layer: int
     ) -> Float[Tensor, "state emotion"]:
-        """Where states are along some vectors, in standard deviations of neutral sentences."""
+        """Where states are along some vectors, in standard deviations over neutral tokens."""
         rows = self.rows(emotions)
         along = (x.float() - self.origin[layer]) @ unit(self.vectors[rows, layer]).T
         return along / self.spread[rows, layer]
@@ -186,18 +208,20 @@ def emotion_vectors(
 ) -> EmotionVectors:
     """A vector per emotion and layer, in a run folder that goes on emotion by emotion.
 
-    `neutral` is text without emotion, of which each sentence is read; of `vignettes` those are
-    read by the vectors that are labelled with one of the emotions; `progress` is called with
-    (emotions done, in all).
+    `neutral` is text without emotion, read sentence by sentence, and in passages for the level; of
+    `vignettes` those are read by the vectors that are labelled with one of the emotions;
+    `progress` is called with (emotions done, in all).
 
     Raises:
         DataError: fewer than three emotions have two texts, or the neutral text three sentences.
+        PlanError: the neutral text is shorter than two passages.
         RunFolderError: `out` holds another run, which `force` replaces.
     """
     sentences = [one for one in re.split(r"(?<=[.!?])\s+", neutral) if len(one.split()) > 1]
     if len(sentences) < LEAST:
         raise DataError(f"the neutral text has {len(sentences)} sentences; give {LEAST} or more.")
-    data = fingerprint((source, sentences, list(vignettes)))
+    passages = windows(model, neutral)
+    data = fingerprint((source, neutral, list(vignettes)))
     named, n = {"kind": source.kind, "data": data} | identity(model), len(source.words)
     with RunFolder.open(out, "emotion vectors", named, unit="emotions", force=force) as run:
         if not run.finished:
@@ -209,7 +233,7 @@ def emotion_vectors(
                     parts.append(run.step(f"emotion{number:04d}", make, dict[str, Any]))
                     run.count(number, n)
                     report(number, n)
-            made = _vectors(model, source, x, parts, vignettes)
+            made = _vectors(model, source, x, passages, parts, vignettes)
             run.finish(made.save, page=page_of(EmotionVectors))
     return EmotionVectors.load(out)
 
@@ -232,10 +256,11 @@ def _vectors(
     model: Model,
     source: EvokingTexts,
     x: Float[Tensor, "text layer d_model"],
+    passages: Sequence[TokenPrompt],
     parts: Sequence[dict[str, Any]],
     vignettes: Sequence[Vignette],
 ) -> EmotionVectors:
-    """The vectors from the neutral states `x` and the halves of each emotion."""
+    """The vectors from neutral sentences' states `x` and passages, and each emotion's halves."""
     texts = pd.concat([one["texts"] for one in parts], ignore_index=True)
     used = [i for i, one in enumerate(parts) if min(one["n"]) > 0]
     left_out = dict(texts.loc[texts["excluded"] != "", "excluded"].value_counts().items())
@@ -259,10 +284,11 @@ def _vectors(
     if len({one.emotion for one in labelled} - {NEUTRAL}) > 1:
         states = _wrapped_states(model, source, [one.text for one in labelled])
         readings = read_vignettes(vectors, emotions, states, labelled)
+    origin, spread = level(model, vectors, passages)
     return EmotionVectors(
         vectors=vectors,
-        origin=x.mean(0),
-        spread=torch.einsum("tld,eld->tel", x - x.mean(0), unit(vectors)).std(0),
+        origin=origin,
+        spread=spread,
         emotions=emotions,
         words=tuple(source.words[name] for name in emotions),
         layers=pd.DataFrame(columns | {"components": [len(own) for own in components]}),

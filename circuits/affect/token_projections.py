@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from circuits.affect.emotion_vectors import EmotionVectors
+from circuits.affect.emotion_vectors import SINKS, EmotionVectors
 from interp.brief import brief
 from interp.data.chat import Conversation, render
 from interp.data.prompts import TokenPrompt
@@ -29,7 +29,7 @@ TEMPLATE, TEXT, ASSISTANT = "template", "text", "assistant"
 @brief
 @dataclass(frozen=True)
 class TokenProjections(Result):
-    """Coordinates of tokens along emotion vectors, in standard deviations of neutral sentences.
+    """Coordinates of tokens along emotion vectors, in standard deviations over neutral text.
 
     `tokens` has per token its ``turn`` (0 between turns), ``speaker`` and ``token``; `values` are
     NaN at the first token of the sequence, whose state is unlike any other.
@@ -65,8 +65,8 @@ class TokenProjections(Result):
     def report(self) -> Report:
         """The text, coloured by one emotion at a time, and the means over its parts."""
         says = (
-            "Each token is coloured by its state along the emotion chosen: blue above the mean of "
-            "neutral sentences, red below it. Point at a token to read its value. Turns are apart; "
+            "Each token is coloured by its state along the emotion chosen: blue above the mean "
+            "over neutral text, red below it. Point at a token to read its value. Turns are apart; "
             "what the chat template adds is grey."
         )
         script, style = (Path(__file__).with_name(f"tokens.{end}") for end in ("js", "css"))
@@ -80,11 +80,12 @@ class TokenProjections(Result):
                 Section("Turn by turn", [Table("Means over parts of the turns", self.parts)]),
             ],
             method=(
-                "A value is how far a state lies along the emotion's vector from the mean of "
-                "neutral sentences, in standard deviations of these sentences. They are read as "
-                "the vectors' texts are, so single tokens may vary by more than 1. A text about an "
-                "emotion, a speaker who has it and a reply that will express it are not separated "
-                "by one value: compare the turns.",
+                "A value is how far a state lies along the emotion's vector from the mean over "
+                "the tokens of passages of neutral text, in their standard deviations; the first "
+                f"{SINKS} tokens of each passage, which attract attention and may have extreme "
+                "norms, are left out of both. Over neutral text values have mean 0 and standard "
+                "deviation 1. A text about an emotion, a speaker who has it and a reply that will "
+                "express it are not separated by one value: compare the turns.",
             ),
             provenance=self.provenance,
         )

@@ -126,7 +126,7 @@ def tokens(
     made = lambda: token_projections(model, found, given, names)  # noqa: E731 (short)
     done = in_one_piece(into.out, "emotion tokens", key, made, TokenProjections, into.force)
     yield lambda: {"run": into.run} | done.summary()
-    print_table(done.parts, f"layer {done.layer}, standard deviations of neutral sentences")
+    print_table(done.parts, f"layer {done.layer}, standard deviations over neutral text")
     print_run(into.out)
 
 

@@ -130,10 +130,6 @@ def test_vectors_equal_a_naive_loop(made: EmotionVectors):
             assert torch.allclose(
                 made.vectors[row, layer], v - v @ axes.T @ axes, atol=1e-3, rtol=1e-3
             )
-            u = made.vectors[row, layer] / made.vectors[row, layer].norm()
-            assert made.spread[row, layer] == pytest.approx(
-                float((plain[:, layer] @ u).std()), rel=1e-2
-            )
     zero = made.coordinates(made.origin[1][None], ["joy", "awe"], 1)
     assert zero.abs().max() < 1e-5
     moved = made.origin[1] + made.spread[2, 1] * made.vectors[2, 1] / made.vectors[2, 1].norm()

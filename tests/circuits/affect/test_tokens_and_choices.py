@@ -1,11 +1,12 @@
 """Projections of single tokens, choices under steering, and all of it on the command line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from affect_samples import NAMES, vectors, written_texts
+from affect_samples import NAMES, PLAIN, texts, vectors, written_texts
 from chat_examples import chat_model
 from conftest import tiny
 from test_cli import refused, report
@@ -19,8 +20,9 @@ from circuits.affect.emotion_choices import (
     emotion_choices,
     load_choices,
 )
-from circuits.affect.emotion_vectors import EmotionVectors
+from circuits.affect.emotion_vectors import SINKS, EmotionVectors, emotion_vectors
 from circuits.affect.token_projections import token_projections
+from interp.ablation.readouts import WINDOW
 from interp.errors import DataError, PlanError
 
 CHAT = [
@@ -67,6 +69,23 @@ def test_projections_equal_naive_ones_and_turns_stay_apart(chatty: EmotionVector
     assert parts.loc[(3, "whole"), "joy"] == pytest.approx(done.values[at, 0].mean())
     page = done.report().html()
     assert "<b>" not in page.partition("application/json")[2].partition("</script>")[0]
+
+
+@pytest.mark.parametrize("kind", ["frames", "given"])
+def test_over_neutral_text_projections_have_mean_0_and_deviation_1(tmp_path: Path, kind: str):
+    model, source = chat_model("chatml"), replace(texts(), kind=kind)
+    found = emotion_vectors(model, source, PLAIN, (), tmp_path / "v", progress=False)
+    length = WINDOW - 1  # a character per token, behind the BOS
+    passages = [PLAIN[i : i + length] for i in range(0, len(PLAIN) - length + 1, length)]
+    done = [token_projections(model, found, one, [*NAMES]).values for one in passages]
+    values = np.concatenate([one[SINKS:] for one in done])
+    assert len(values) == len(passages) * (WINDOW - SINKS) > 500
+    assert np.abs(values.mean(0)).max() < 1e-3
+    assert values.std(0, ddof=1) == pytest.approx(1, abs=1e-3)
+    moved = (
+        found.origin[1] + found.spread[2, 1] * found.steering("joy")[1] / found.vectors[2, 1].norm()
+    )
+    assert found.coordinates(moved[None], ["joy"], 1).item() == pytest.approx(1, rel=1e-3)
 
 
 def test_a_plain_text_is_one_turn(chatty: EmotionVectors):
