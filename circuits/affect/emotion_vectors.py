@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.affect.emotion_words import FEW_OF, FOREIGN, LEAST, EvokingTexts
+from circuits.affect.emotion_words import FEW_OF, FOREIGN, LEAST, SHORT, EvokingTexts
 from circuits.emotion.directions import unit
 from circuits.emotion.texts import NEUTRAL, Vignette
 from circuits.emotion.transfer import Reading, read_vignettes, tables
@@ -56,16 +56,18 @@ def text_states(
     """
     layers, at = range(model.arch.n_layers), "last" if last else "whole"
     prompts = [_whole(model, text) for text in texts]
+    for one in prompts:
+        if not one.spans["whole"]:
+            raise DataError(f"{shown(one.text)} is too short to be read; give several words.")
     blocks = [prompts[i : i + AT_ONCE] for i in range(0, len(prompts), AT_ONCE)]
     none = torch.zeros(0, len(layers), model.arch.d_model)
     return torch.cat([none, *(mean_states(model, one, layers, at).float() for one in blocks)])
 
 
 def _whole(model: Model, text: str) -> TokenPrompt:
+    """A text's tokens, of which the span ``whole`` has all but the first of the sequence."""
     found = prompt(model, text, whole=text)
     places = tuple(place for place in found.spans["whole"] if place > 0)
-    if not places:
-        raise DataError(f"the text {shown(text)} is too short to be read; give several words.")
     return TokenPrompt(found.ids, {"whole": places}, text)
 
 
@@ -122,6 +124,8 @@ class EmotionVectors(Result):
             the number of neutral ``components`` projected out.
         readings: accuracy per layer of reading vignettes, which name no emotion.
         texts: every text, and why it was excluded.
+        left_out: how many texts were excluded, by reason.
+        without: emotions of the list that have no vector, since fewer than two texts could be read.
         layer: chosen by `most_stable`.
     """
 
@@ -135,6 +139,7 @@ class EmotionVectors(Result):
     readings: pd.DataFrame = field(repr=False)
     texts: pd.DataFrame = field(repr=False)
     left_out: dict[str, int]
+    without: tuple[str, ...]
     layer: int
     source: str
     model: str
@@ -180,7 +185,12 @@ class EmotionVectors(Result):
             title=f"Vectors of {len(self.emotions)} emotions in {self.model}",
             lead=f"Made of {self.source}. In layer {self.layer}, which was chosen, the vectors of "
             f"two halves of the texts have a mean cosine of {stable}.",
-            sections=[Section("Layers", shown), Section("Emotions", [[*self.emotions]])],
+            sections=[
+                Section("Layers", shown),
+                Section(
+                    "Emotions", [[*self.emotions], f"Without a vector: {cell_text(self.without)}."]
+                ),
+            ],
             method=(
                 "A vector is the mean state over an emotion's texts minus the mean over all "
                 f"emotions, without the principal components that explain {EXPLAINED:.0%} of the "
@@ -246,8 +256,10 @@ def _wrapped_states(model: Model, source: EvokingTexts, texts: Sequence[str]) ->
 def _halves(model: Model, source: EvokingTexts, emotion: str) -> dict[str, Any]:
     """Sum and number of the states of every second text, from the first and from the second on."""
     texts = source.of(model, emotion)
-    some = texts.loc[texts["excluded"] == "", "text"].tolist()
-    x = text_states(model, some, source.kind == "frames")
+    some = texts.loc[texts["excluded"] == "", "text"]
+    short = np.array([not _whole(model, text).spans["whole"] for text in some], dtype=bool)
+    texts.loc[some.index[short], "excluded"] = SHORT
+    x = text_states(model, some[~short].tolist(), source.kind == "frames")
     sums = torch.stack([x[half::2].sum(0) for half in (0, 1)])
     return {"texts": texts, "sums": sums, "n": [len(x[half::2]) for half in (0, 1)]}
 
@@ -263,14 +275,17 @@ def _vectors(
     """The vectors from neutral sentences' states `x` and passages, and each emotion's halves."""
     texts = pd.concat([one["texts"] for one in parts], ignore_index=True)
     used = [i for i, one in enumerate(parts) if min(one["n"]) > 0]
-    left_out = dict(texts.loc[texts["excluded"] != "", "excluded"].value_counts().items())
-    left_out |= {FOREIGN: source.foreign, FEW_OF: len(parts) - len(used)}
+    emotions = tuple(list(source.words)[i] for i in used)
+    texts.loc[~texts["emotion"].isin(emotions) & (texts["excluded"] == ""), "excluded"] = FEW_OF
+    left_out = {
+        FOREIGN: source.foreign,
+        **texts["excluded"].value_counts().drop("", errors="ignore"),
+    }
     if len(used) < LEAST:
         raise DataError(
             f"{len(used)} of {len(parts)} emotions have two texts that can be read; {LEAST} are "
             f"needed. Left out: {cell_text(left_out)}."
         )
-    emotions = tuple(list(source.words)[i] for i in used)
     sums = torch.stack([parts[i]["sums"] for i in used], 1)  # (half, emotion, layer, d_model)
     n = torch.tensor([parts[i]["n"] for i in used]).T[..., None, None]
     components = [neutral_components(own) for own in x.unbind(1)]
@@ -295,6 +310,7 @@ def _vectors(
         readings=tables(readings),
         texts=texts,
         left_out={str(reason): int(n) for reason, n in left_out.items()},
+        without=tuple(name for name in source.words if name not in emotions),
         layer=most_stable(stability),
         source=source.kind,
         model=model.name,

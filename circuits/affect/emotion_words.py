@@ -12,7 +12,7 @@ from pydantic import Field
 from circuits.emotion.prompts import Words, load_frames
 from circuits.emotion.texts import NEUTRAL, Scenario, Situation, interleaved, load_scenarios
 from interp.brief import brief
-from interp.data.chat import Chat
+from interp.data.chat import Chat, switches
 from interp.data.records import Finite, Row, Text, checked, placed_rows, refuse_repeated
 from interp.errors import DataError
 from interp.interventions.generate import generate
@@ -32,7 +32,10 @@ TOKENS = 160
 """Of a generated story, at most."""
 NAMED, EMPTY = "the story names its emotion", "the story is empty"
 FOREIGN = "the text's emotion is not in the list"
-FEW_OF = "the emotion has fewer than two texts to read"
+FEW_OF = "its emotion has fewer than two texts to read"
+SHORT = "the text has no token to read behind its first"
+ENDINGS = "y|s|es|d|ed|ing|ly|ness|ful|fully|fulness|ous|ously|ment"
+"""What a word that names an emotion may end in."""
 
 
 class EmotionWord(Row):
@@ -63,7 +66,7 @@ def load_words(source: str | Path) -> Words:
     shipped = str(source) in LISTS
     rows = placed_rows("emotion_words" if shipped else source, "emotions")
     every = [(where, checked(EmotionWord, row, where)) for where, row in rows]
-    found = [(where, one) for where, one in every if not shipped or one.group == source]
+    found = [(where, one) for where, one in every if not shipped or one.group == str(source)]
     refuse_repeated(((where, one.emotion) for where, one in found), "emotion")
     if len(found) < LEAST:
         raise DataError(f"{source} names {len(found)} emotions; give at least {LEAST}.")
@@ -127,18 +130,25 @@ class EvokingTexts:
     def of(self, model: Model, emotion: str) -> pd.DataFrame:
         """A row per text: ``emotion``, ``text``, and why it is ``excluded``, or an empty text.
 
-        Stories are decoded greedily; one that names its emotion would put the word into the
-        vector. `DataError` where stories are asked of a model without a chat template.
+        Stories are decoded greedily, without thinking where that can be switched off. One that
+        names its emotion (its name or word, also with one of `ENDINGS`) would put the word into
+        the vector. `DataError` where stories are asked of a model without a chat template.
         """
         texts, why = list(self.texts[emotion]), [""] * len(self.texts[emotion])
         if self.kind == "stories":
-            chats = [Chat().wrap(request) for request in texts]
+            chat = Chat(thinking=False if switches(model) else None)
+            chats = [chat.wrap(request) for request in texts]
             texts = [one.text for one in generate(model, chats, (), TOKENS, progress=False)]
-            names = "|".join(re.escape(name) for name in (emotion, self.words[emotion]))
-            named = re.compile(rf"\b({names})(s|ly|ness)?\b", re.I)
+            named = re.compile("|".join(map(_forms, (emotion, self.words[emotion]))), re.I)
             why = [NAMED * bool(named.search(text)) if text.strip() else EMPTY for text in texts]
         columns = {"emotion": [emotion] * len(texts), "text": texts, "excluded": why}
         return pd.DataFrame(columns, dtype=object)
+
+
+def _forms(name: str) -> str:
+    """A pattern of a word with any of `ENDINGS`, such as happy and happily, rage and raging."""
+    stem = re.sub("y$", "[yi]", re.sub("e$", "(e|(?=ing))", re.escape(name)))
+    return rf"\b{stem}({ENDINGS})?\b"
 
 
 def _scenarios(n: int) -> list[Scenario]:

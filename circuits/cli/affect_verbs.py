@@ -67,7 +67,9 @@ def vectors(
     print_table(found.layers, f"{len(found.emotions)} emotions; layer {found.layer} was chosen")
     print_table(here["readings"], "vignettes without an emotion word, at that layer")
     left = ", ".join(f"{n}: {reason}" for reason, n in found.left_out.items() if n)
-    stdout.print(f"[dim]left out: {escape(left or 'nothing')}[/dim]", highlight=False)
+    without = ", ".join(found.without) or "none"
+    says = f"texts left out: {left or 'none'}; emotions without a vector: {without}"
+    stdout.print(f"[dim]{escape(says)}[/dim]", highlight=False)
     print_run(out)
 
 
@@ -165,8 +167,9 @@ def choices(
     made = lambda: emotion_choices(model, found, asked, names, **options)  # noqa: E731 (short)
     done = in_one_piece(into.out, "emotion choices", key, made, EmotionChoices, into.force)
     yield lambda: {"run": into.run} | done.summary()
-    print_table(done.table, "shift of the log-odds of the first answer, in nats")
-    print_run(into.out)
+    shown = done.table.drop(columns=["random_low", "random_high", "questions"])  # the page has all
+    print_table(shown, "shift of the log-odds of the first answer, in nats")
+    print_run(into.out, done.left_out)
 
 
 def _key(found: Any) -> dict[str, Any]:
