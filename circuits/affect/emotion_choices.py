@@ -2,11 +2,12 @@
 
 The answers are named A and B, and every question is asked in both orders. With l the log-odds of A
 over B, the log-odds of a question's first answer is (l - l of the other order) / 2: a preference
-for a letter cancels. Directions drawn at random, added at the same dose, are the control.
+for a letter cancels. The control, at the same dose, is an emotion's vectors under a random linear
+map: directions drawn at random whose cosines between layers are, on average, those of the vectors.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,9 +16,10 @@ import pandas as pd
 import torch
 
 from circuits.affect.emotion_vectors import EmotionVectors
+from circuits.emotion.directions import unit
 from interp.brief import brief
 from interp.data.chat import Chat, has_template
-from interp.data.pairs import PromptPairs, tokenise
+from interp.data.pairs import Excluded, PromptPairs, tokenise
 from interp.data.records import Row, Text, checked, placed_rows, refuse_repeated
 from interp.errors import DataError, PlanError
 from interp.interventions.run import sweep_plans
@@ -72,7 +74,7 @@ class EmotionChoices(Result):
 
     KIND: ClassVar[str] = "emotion choices"
     log_odds: pd.DataFrame = field(repr=False)
-    excluded: pd.DataFrame = field(repr=False)
+    excluded: tuple[Excluded, ...] = field(repr=False)
     emotions: tuple[str, ...]
     n_random: int
     dose: float
@@ -104,8 +106,9 @@ class EmotionChoices(Result):
         return pd.DataFrame(rows)
 
     def summary(self) -> dict[str, Any]:
-        """What was added where, and the table."""
-        return super().summary() | {"shifts": self.table.to_dict("records")}
+        """What was added where, the table, and the questions that were left out."""
+        rows = {"shifts": self.table.to_dict("records")}
+        return super().summary() | rows | {"excluded": [asdict(row) for row in self.excluded]}
 
     def report(self) -> Report:
         """Shifts beside random directions, and what the model chooses unsteered."""
@@ -123,7 +126,7 @@ class EmotionChoices(Result):
                 "corrected for the number of emotions. A choice between two answers shows a "
                 "disposition at one token, not what the model would write.",
             ),
-            excluded=self.excluded,
+            excluded=excluded_rows(self.excluded),
             provenance=self.provenance,
         )
 
@@ -158,10 +161,10 @@ def emotion_choices(
     at = tuple([found.layer] if layers is None else layers)
     vectors, rng = {name: found.steering(name) for name in emotions}, torch.Generator()
     rng.manual_seed(seed)
-    like = vectors[emotions[0]]
     for i in range(n_random):
-        drawn = torch.randn(like.vectors.shape, generator=rng)
-        vectors[f"{RANDOM}{i}"] = replace(like, vectors=drawn)
+        like = vectors[emotions[i % len(emotions)]]
+        drawn = torch.randn(like.vectors.shape[1], like.vectors.shape[1], generator=rng)
+        vectors[f"{RANDOM}{i}"] = replace(like, vectors=unit(like.vectors) @ drawn)
     plans: dict[str, Any] = {UNSTEERED: ()}
     plans |= {name: one.plan(dose, at, relative="norm") for name, one in vectors.items()}
     in_chat = has_template(model)
@@ -173,4 +176,4 @@ def emotion_choices(
     log_odds = odds.to_pandas().reset_index(names="id")
     log_odds.insert(0, "kind", log_odds["id"].map({one.id: one.kind for one in choices}))
     settings = (tuple(emotions), n_random, float(dose), at, in_chat, model.name)
-    return EmotionChoices(log_odds, excluded_rows(left_out), *settings)
+    return EmotionChoices(log_odds, tuple(left_out), *settings)

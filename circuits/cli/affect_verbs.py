@@ -169,7 +169,7 @@ def choices(
     yield lambda: {"run": into.run} | done.summary()
     shown = done.table.drop(columns=["random_low", "random_high", "questions"])  # the page has all
     print_table(shown, "shift of the log-odds of the first answer, in nats")
-    print_run(into.out, done.left_out)
+    print_run(into.out, done.excluded)
 
 
 def _key(found: Any) -> dict[str, Any]:

@@ -3,18 +3,22 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from affect_samples import NAMES, PLAIN, texts, vectors, written_texts
 from chat_examples import chat_model
 from conftest import tiny
 from test_cli import refused, report
 
 import interp
+from circuits.affect import emotion_choices as emotion_choices_module
 from circuits.affect.emotion_choices import (
     ASKED,
     BEGUN,
+    RANDOM,
     Choice,
     choice_pairs,
     emotion_choices,
@@ -24,6 +28,7 @@ from circuits.affect.emotion_vectors import SINKS, EmotionVectors, emotion_vecto
 from circuits.affect.token_projections import token_projections
 from interp.ablation.readouts import WINDOW
 from interp.errors import DataError, PlanError
+from interp.interventions.run import sweep_plans
 
 CHAT = [
     {"role": "system", "content": "Be kind."},
@@ -127,7 +132,7 @@ def test_log_odds_equal_naive_ones_and_turn_with_the_options(chatty: EmotionVect
     turned = [choice(i, turned=True) for i in range(4)]
     other = emotion_choices(model, chatty, turned, ["joy", "fear"], **settings)
     columns = [c for c in done.log_odds if c not in ("kind", "id")]
-    assert len(columns) == 1 + 2 + 10 and done.in_chat and done.excluded.empty
+    assert len(columns) == 1 + 2 + 10 and done.in_chat and not done.excluded
     assert np.allclose(done.log_odds[columns], -other.log_odds[columns], atol=1e-4)
     plan = chatty.steering("joy").plan(0.3, [0, 1], relative="norm")
     letters = [model.encode(letter)[-1] for letter in (" A", " B")]
@@ -160,6 +165,25 @@ def test_the_table_is_made_of_shifts_over_questions(chatty: EmotionVectors):
     other = emotion_choices(model, chatty, asked, ["joy"], n_random=10, dose=0.2, seed=1)
     assert other.log_odds["joy"].equals(done.log_odds["joy"])
     assert not other.log_odds["random 0"].equals(done.log_odds["random 0"])
+
+
+def test_random_directions_are_as_alike_between_layers_as_the_vectors(chatty, monkeypatch):
+    used: dict[str, Any] = {}
+
+    def sweep(model: Any, asked: Any, plans: dict[str, Any], **options: Any) -> Any:
+        used.update(plans)
+        return sweep_plans(model, asked, plans, **options)
+
+    monkeypatch.setattr(emotion_choices_module, "sweep_plans", sweep)
+    model, found = chat_model("chatml"), chatty
+    alike = replace(found, vectors=found.vectors[:, 1:].expand(-1, 2, -1).clone())
+    emotion_choices(model, alike, [choice(0)], ["joy", "fear"], layers=[0, 1], n_random=10)
+    assert len(used) == 13 and not used.pop("unsteered")
+    for plan in used.values():
+        first, second = (step.vector.flatten() for step in plan)
+        assert first @ second == pytest.approx(1, abs=1e-5)  # of unit length
+    drawn = torch.stack([plan[0].vector.flatten() for name, plan in used.items() if RANDOM in name])
+    assert (drawn @ drawn.T).fill_diagonal_(0).abs().max() < 0.95
 
 
 @pytest.mark.parametrize(
