@@ -9,7 +9,7 @@ map: directions drawn at random whose cosines between layers are, on average, th
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from interp.data.records import Row, Text, checked, placed_rows, refuse_repeated
 from interp.errors import DataError, PlanError
 from interp.interventions.run import sweep_plans
 from interp.model.model import Model
-from interp.results.report import Report, Section, Table, excluded_rows
+from interp.results.report import Report, Section, Table, cell_text, excluded_rows
 from interp.results.result import Result
 from interp.statistics import bootstrap_mean, empirical_p
 
@@ -111,18 +111,27 @@ class EmotionChoices(Result):
         return super().summary() | rows | {"excluded": [asdict(row) for row in self.excluded]}
 
     def report(self) -> Report:
-        """Shifts beside random directions, and what the model chooses unsteered."""
+        """Per kind of question the shifts beside random directions, and the unsteered log-odds."""
+        says = (
+            "{questions} questions; unsteered log-odds {unsteered:.3g}; 95 % of random directions "
+            "shift them by {random_low:.2g} to {random_high:.2g}."
+        )
+        by_kind, tables = cast(Any, self.table.groupby("kind", sort=False)), list[Table]()
+        for kind, own in by_kind:
+            shown = own[["emotion", "shift", "low", "high", "p"]]
+            tables.append(Table(kind.title(), shown, says.format(**own.iloc[0])))
         return Report(
             title=f"Choices under emotion vectors, {self.model}",
             lead=f"{len(self.emotions)} emotions and {self.n_random} random directions, each added "
-            f"to every token in layers {self.layers} at {self.dose:g} times the stream's norm; "
-            f"asked {'in the chat template' if self.in_chat else 'as plain text'}.",
-            sections=[Section("Shifts", [Table("Shift of the first answer, nats", self.table)])],
+            f"to every token at {self.dose:g} times the stream's norm in layers "
+            f"{cell_text(self.layers)}; asked {'in the' if self.in_chat else 'without a'} chat "
+            "template.",
+            sections=[Section("Shifts", ["Of the first answer's log-odds, in nats.", *tables])],
             method=(
                 "The first answer is the risky one, the one that agrees with a false claim, or the "
                 "one that refuses. Every question is asked in both orders of its answers; the mean "
-                "over both is free of a preference for a letter. Intervals are 95 %, over "
-                "questions; random low to high holds 95 % of the random directions; p is not "
+                "over both is free of a preference for a letter. Intervals are over questions; "
+                "p is the two-sided part of random directions whose shift is as extreme, not "
                 "corrected for the number of emotions. A choice between two answers shows a "
                 "disposition at one token, not what the model would write.",
             ),

@@ -52,13 +52,10 @@ def text_states(
     """State behind each block: at a text's last token, or the mean over its tokens.
 
     The first token of a sequence is left out of the mean: every token attends to it, and its state
-    is many times as large as others. `DataError` where no other is left.
+    is many times as large as others. `PlanError` where no other is left.
     """
     layers, at = range(model.arch.n_layers), "last" if last else "whole"
     prompts = [_whole(model, text) for text in texts]
-    for one in prompts:
-        if not one.spans["whole"]:
-            raise DataError(f"{shown(one.text)} is too short to be read; give several words.")
     blocks = [prompts[i : i + AT_ONCE] for i in range(0, len(prompts), AT_ONCE)]
     none = torch.zeros(0, len(layers), model.arch.d_model)
     return torch.cat([none, *(mean_states(model, one, layers, at).float() for one in blocks)])
@@ -183,8 +180,8 @@ class EmotionVectors(Result):
             shown.append(Table("Vignettes without an emotion word", self.readings))
         return Report(
             title=f"Vectors of {len(self.emotions)} emotions in {self.model}",
-            lead=f"Made of {self.source}. In layer {self.layer}, which was chosen, the vectors of "
-            f"two halves of the texts have a mean cosine of {stable}.",
+            lead=f"Texts: {self.source}. In layer {self.layer}, which was chosen, the "
+            f"vectors of two halves of the texts have a mean cosine of {stable}.",
             sections=[
                 Section("Layers", shown),
                 Section(

@@ -65,7 +65,8 @@ def vectors(
     rows = {name: table.to_dict("records") for name, table in here.items()}
     yield lambda: {"run": str(out)} | found.summary() | rows
     print_table(found.layers, f"{len(found.emotions)} emotions; layer {found.layer} was chosen")
-    print_table(here["readings"], "vignettes without an emotion word, at that layer")
+    shown = here["readings"].drop(columns=["layer", "clusters"])
+    print_table(shown, "vignettes without an emotion word, at that layer")
     left = ", ".join(f"{n}: {reason}" for reason, n in found.left_out.items() if n)
     without = ", ".join(found.without) or "none"
     says = f"texts left out: {left or 'none'}; emotions without a vector: {without}"
@@ -94,6 +95,7 @@ def plane(
     yield lambda: {"run": into.run} | done.summary()
     shown = done.chosen.drop(columns=["null", "variance"])  # the page has all
     print_table(shown, f"agreement with ratings; layer {done.layer} was chosen without them")
+    stdout.print(f"[dim]{done.unrated}[/dim]", highlight=False)
     print_run(into.out)
 
 
@@ -120,7 +122,11 @@ def tokens(
 
     if (text is None) == (chat is None):
         raise PlanError("give one of --text and --chat: what is to be read.")
-    given = read_text(text) if text else Conversation(read_rows(chat or "", "chat messages"))
+    given = (
+        read_text(text)
+        if text is not None
+        else Conversation(read_rows(chat or "", "chat messages"))
+    )
     found, names = EmotionVectors.load(run), names_in(emotions)
     found.rows(names)
     model = on.load()
@@ -128,7 +134,11 @@ def tokens(
     made = lambda: token_projections(model, found, given, names)  # noqa: E731 (short)
     done = in_one_piece(into.out, "emotion tokens", key, made, TokenProjections, into.force)
     yield lambda: {"run": into.run} | done.summary()
-    print_table(done.parts, f"layer {done.layer}, standard deviations over neutral text")
+    long = done.parts.melt(["turn", "speaker", "part", "tokens"], var_name="emotion")
+    print_table(
+        long.sort_values("turn", kind="stable"),
+        f"layer {done.layer}, standard deviations over neutral text",
+    )
     print_run(into.out)
 
 

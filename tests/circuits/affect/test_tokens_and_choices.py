@@ -12,6 +12,7 @@ from affect_samples import NAMES, PLAIN, texts, vectors, written_texts
 from chat_examples import chat_model
 from conftest import tiny
 from test_cli import refused, report
+from test_cli import run as run_verb
 
 import interp
 from circuits.affect import emotion_choices as emotion_choices_module
@@ -99,6 +100,11 @@ def test_a_plain_text_is_one_turn(chatty: EmotionVectors):
     assert done.parts["tokens"].tolist() == [5]
     with pytest.raises(PlanError, match="other weights"):
         token_projections(tiny("llama"), chatty, "w1", ["fear"])
+    with pytest.raises(DataError, match="is blank"):
+        token_projections(chat_model("chatml"), chatty, " \n", ["fear"])
+    silent = [CHAT[1], {"role": "assistant", "content": ""}, CHAT[1]]
+    done = token_projections(chat_model("chatml"), chatty, interp.Conversation(silent), ["fear"])
+    assert done.parts["turn"].tolist() == [1, 3]  # the numbers of the messages
     with pytest.raises(PlanError, match="no vector of 'envy'"):
         token_projections(chat_model("chatml"), chatty, "Oh", ["envy"])
 
@@ -158,6 +164,10 @@ def test_the_table_is_made_of_shifts_over_questions(chatty: EmotionVectors):
     row = done.table.iloc[0]
     assert row["shift"] == pytest.approx(shift.mean())
     assert row["low"] <= row["shift"] <= row["high"] and row["questions"] == 2
+    tables = done.report().sections[0].parts[1:]
+    assert [table.caption for table in tables] == ["Risk", "Agreement", "Refusal"]
+    assert tables[0].headings == ["emotion", "shift [95 % interval]", "p"]
+    assert f"2 questions; unsteered log-odds {own['unsteered'].mean():.3g};" in tables[0].note
     random = [float((own[f"random {i}"] - own["unsteered"]).mean()) for i in range(10)]
     assert min(random) <= row["random_low"] < row["random_high"] <= max(random)
     again = emotion_choices(model, chatty, asked, ["joy"], n_random=10, dose=0.2)
@@ -212,6 +222,15 @@ def test_letters_that_are_one_token_are_refused(tmp_path: Path):
 def test_all_of_it_on_the_command_line(tmp_path: Path, capsys, monkeypatch):
     model = chat_model("chatml")
     monkeypatch.setattr(interp, "load_model", lambda name, **options: model)
+
+    def seen(*arguments: str) -> str:
+        """What a terminal of 80 columns shows, in which nothing may be cut."""
+        assert run_verb([*arguments]) == 0
+        text = capsys.readouterr().out
+        assert "…" not in text and "━" in text
+        assert max(len(line) for line in text.splitlines() if "run folder" not in line) <= 80
+        return text
+
     words, rows = written_texts(tmp_path)
     run = tmp_path / "run"
     make = ["emotion", "vectors", "--model", "m", "--words", str(words), "--texts", str(rows)]
@@ -220,6 +239,7 @@ def test_all_of_it_on_the_command_line(tmp_path: Path, capsys, monkeypatch):
     assert made["left_out"]["the text's emotion is not in the list"] == 1
     assert made["kind"] == "emotion vectors" and (run / "index.html").is_file()
     assert report(capsys, *make, "--out", str(run)) == made
+    assert "without a vector: none" in " ".join(seen(*make, "--out", str(run)).split())
     assert "give one of" in refused(capsys, *make, "--generate", "3", "--out", str(run))
 
     norms = tmp_path / "norms.jsonl"
@@ -227,6 +247,7 @@ def test_all_of_it_on_the_command_line(tmp_path: Path, capsys, monkeypatch):
     norms.write_text("\n".join(map(json.dumps, rated)))
     plane = ["emotion", "map", str(run), "--norms", str(norms), "--out", str(tmp_path / "map")]
     assert report(capsys, *plane)["left_out"]["the word has no arousal"] == 4
+    assert "the word has no valence: 0; the word has no arousal: 4" in seen(*plane)
     assert (tmp_path / "map" / "index.html").is_file()
 
     chat, out = tmp_path / "chat.json", str(tmp_path / "tokens")
@@ -234,6 +255,8 @@ def test_all_of_it_on_the_command_line(tmp_path: Path, capsys, monkeypatch):
     read = ["emotion", "tokens", str(run), "--model", "m", "--emotions", "joy,awe"]
     said = report(capsys, *read, "--chat", str(chat), "--out", out)
     assert [row["speaker"] for row in said["parts"]][:2] == ["system", "user"]
+    many = ["emotion", "tokens", str(run), "--model", "m", "--emotions", ",".join(NAMES)]
+    assert seen(*many, "--chat", str(chat)).count("token before") == 4
     assert "give one of --text and --chat" in refused(capsys, *read)
     text = tmp_path / "text.txt"
     text.write_text("Oh no")
@@ -243,4 +266,5 @@ def test_all_of_it_on_the_command_line(tmp_path: Path, capsys, monkeypatch):
     ask = ["emotion", "choices", str(run), "--model", "m", "--n-random", "10"]
     told = report(capsys, *ask, "--emotions", "joy,fear", "--out", str(tmp_path / "choices"))
     assert [row["emotion"] for row in told["shifts"]] == ["joy", "fear"] * 3
+    assert seen(*ask, "--emotions", "joy,fear").count("agreement") == 2
     assert "no vector of 'envy'" in refused(capsys, *ask, "--emotions", "envy")
