@@ -11,7 +11,7 @@ Source: the method of arXiv 2604.07729.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -64,8 +64,7 @@ def text_states(
 def _whole(model: Model, text: str) -> TokenPrompt:
     """A text's tokens, of which the span ``whole`` has all but the first of the sequence."""
     found = prompt(model, text, whole=text)
-    places = tuple(place for place in found.spans["whole"] if place > 0)
-    return TokenPrompt(found.ids, {"whole": places}, text)
+    return replace(found, spans={"whole": tuple(at for at in found.spans["whole"] if at > 0)})
 
 
 def neutral_components(x: Float[Tensor, "text d_model"]) -> Float[Tensor, "component d_model"]:
@@ -175,6 +174,7 @@ class EmotionVectors(Result):
     def report(self) -> Report:
         """How stable the vectors are, and what they read."""
         stable = cell_text(float(self.layers["stability"].iloc[self.layer]))
+        emotions = [[*self.emotions], f"Without a vector: {cell_text(self.without)}."]
         shown = [Table("Layer by layer", self.layers)]
         if len(self.readings):
             shown.append(Table("Vignettes without an emotion word", self.readings))
@@ -182,12 +182,7 @@ class EmotionVectors(Result):
             title=f"Vectors of {len(self.emotions)} emotions in {self.model}",
             lead=f"Texts: {self.source}. In layer {self.layer}, which was chosen, the "
             f"vectors of two halves of the texts have a mean cosine of {stable}.",
-            sections=[
-                Section("Layers", shown),
-                Section(
-                    "Emotions", [[*self.emotions], f"Without a vector: {cell_text(self.without)}."]
-                ),
-            ],
+            sections=[Section("Layers", shown), Section("Emotions", emotions)],
             method=(
                 "A vector is the mean state over an emotion's texts minus the mean over all "
                 f"emotions, without the principal components that explain {EXPLAINED:.0%} of the "
@@ -274,10 +269,8 @@ def _vectors(
     used = [i for i, one in enumerate(parts) if min(one["n"]) > 0]
     emotions = tuple(list(source.words)[i] for i in used)
     texts.loc[~texts["emotion"].isin(emotions) & (texts["excluded"] == ""), "excluded"] = FEW_OF
-    left_out = {
-        FOREIGN: source.foreign,
-        **texts["excluded"].value_counts().drop("", errors="ignore"),
-    }
+    counts = texts["excluded"].value_counts().drop("", errors="ignore")
+    left_out: dict[str, int] = {FOREIGN: source.foreign} | counts.to_dict()
     if len(used) < LEAST:
         raise DataError(
             f"{len(used)} of {len(parts)} emotions have two texts that can be read; {LEAST} are "
@@ -296,17 +289,15 @@ def _vectors(
     if len({one.emotion for one in labelled} - {NEUTRAL}) > 1:
         states = _wrapped_states(model, source, [one.text for one in labelled])
         readings = read_vignettes(vectors, emotions, states, labelled)
-    origin, spread = level(model, vectors, passages)
     return EmotionVectors(
-        vectors=vectors,
-        origin=origin,
-        spread=spread,
+        vectors,
+        *level(model, vectors, passages),
         emotions=emotions,
         words=tuple(source.words[name] for name in emotions),
         layers=pd.DataFrame(columns | {"components": [len(own) for own in components]}),
         readings=tables(readings),
         texts=texts,
-        left_out={str(reason): int(n) for reason, n in left_out.items()},
+        left_out=left_out,
         without=tuple(name for name in source.words if name not in emotions),
         layer=most_stable(stability),
         source=source.kind,

@@ -60,13 +60,15 @@ def vectors(
         source = EvokingTexts.framed(listed, 12 if frames is None else frames)
     read = str(neutral_text("neutral_text")), load_vignettes("emotion_vignettes")
     found = emotion_vectors(on.load(), source, *read, out, force=force)
-    at: Any = {name: getattr(found, name) for name in ("layers", "readings")}
-    here = {name: table[table["layer"] == found.layer] for name, table in at.items()}
-    rows = {name: table.to_dict("records") for name, table in here.items()}
+    tables: Any = (found.layers, found.readings)
+    stable, read_here = (one[one["layer"] == found.layer] for one in tables)
+    rows = {"layers": stable.to_dict("records"), "readings": read_here.to_dict("records")}
     yield lambda: {"run": str(out)} | found.summary() | rows
     print_table(found.layers, f"{len(found.emotions)} emotions; layer {found.layer} was chosen")
-    shown = here["readings"].drop(columns=["layer", "clusters"])
-    print_table(shown, "vignettes without an emotion word, at that layer")
+    print_table(
+        read_here.drop(columns=["layer", "clusters"]),
+        "vignettes without an emotion word, at that layer",
+    )
     left = ", ".join(f"{n}: {reason}" for reason, n in found.left_out.items() if n)
     without = ", ".join(found.without) or "none"
     says = f"texts left out: {left or 'none'}; emotions without a vector: {without}"
@@ -122,11 +124,7 @@ def tokens(
 
     if (text is None) == (chat is None):
         raise PlanError("give one of --text and --chat: what is to be read.")
-    given = (
-        read_text(text)
-        if text is not None
-        else Conversation(read_rows(chat or "", "chat messages"))
-    )
+    given = Conversation(read_rows(chat, "chat messages")) if chat else read_text(text or "")
     found, names = EmotionVectors.load(run), names_in(emotions)
     found.rows(names)
     model = on.load()
@@ -134,11 +132,9 @@ def tokens(
     made = lambda: token_projections(model, found, given, names)  # noqa: E731 (short)
     done = in_one_piece(into.out, "emotion tokens", key, made, TokenProjections, into.force)
     yield lambda: {"run": into.run} | done.summary()
-    long = done.parts.melt(["turn", "speaker", "part", "tokens"], var_name="emotion")
-    print_table(
-        long.sort_values("turn", kind="stable"),
-        f"layer {done.layer}, standard deviations over neutral text",
-    )
+    rows = done.parts.melt(["turn", "speaker", "part", "tokens"], var_name="emotion")
+    rows = rows.sort_values("turn", kind="stable")
+    print_table(rows, f"layer {done.layer}, standard deviations over neutral text")
     print_run(into.out)
 
 
