@@ -20,7 +20,7 @@ from circuits.emotion.directions import unit
 from interp.brief import brief
 from interp.data.chat import Chat, has_template
 from interp.data.pairs import Excluded, PromptPairs, tokenise
-from interp.data.records import Row, Text, checked, placed_rows, refuse_repeated
+from interp.data.records import Row, Text, checked_rows
 from interp.errors import DataError, PlanError
 from interp.interventions.run import sweep_plans
 from interp.model.model import Model
@@ -46,10 +46,7 @@ class Choice(Row):
 
 def load_choices(source: str | Path = "emotion_choices") -> tuple[Choice, ...]:
     """Questions from a JSON(L) file or the shipped one; `DataError` where one is faulty."""
-    rows = placed_rows(source, "choices")
-    found = [(where, checked(Choice, row, where)) for where, row in rows]
-    refuse_repeated((where, one.id) for where, one in found)
-    return tuple(one for _, one in found)
+    return tuple(checked_rows(Choice, source, "choices", "id"))
 
 
 def choice_pairs(choices: Sequence[Choice], in_chat: bool) -> PromptPairs:

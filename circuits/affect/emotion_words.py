@@ -13,7 +13,7 @@ from circuits.emotion.prompts import Words, load_frames
 from circuits.emotion.texts import NEUTRAL, Scenario, Situation, interleaved, load_scenarios
 from interp.brief import brief
 from interp.data.chat import Chat, switches
-from interp.data.records import Finite, Row, Text, checked, placed_rows, refuse_repeated
+from interp.data.records import Finite, Row, Text, checked_rows
 from interp.errors import DataError
 from interp.interventions.generate import generate
 from interp.model.model import Model
@@ -64,21 +64,19 @@ class GivenText(Row):
 def load_words(source: str | Path) -> Words:
     """Emotion -> word, from a list of `LISTS` or a JSON(L) file; `DataError` for a faulty one."""
     shipped = str(source) in LISTS
-    rows = placed_rows("emotion_words" if shipped else source, "emotions")
-    every = [(where, checked(EmotionWord, row, where)) for where, row in rows]
-    found = [(where, one) for where, one in every if not shipped or one.group == str(source)]
-    refuse_repeated(((where, one.emotion) for where, one in found), "emotion")
+    place, unique = ("emotion_words", None) if shipped else (source, "emotion")
+    rows = checked_rows(EmotionWord, place, "emotions", unique)
+    rows = [row for row in rows if not shipped or row.group == str(source)]
+    found = {row.emotion: row.word or row.emotion for row in rows}
     if len(found) < LEAST:
         raise DataError(f"{source} names {len(found)} emotions; give at least {LEAST}.")
-    return {one.emotion: one.word or one.emotion for _, one in found}
+    return found
 
 
 def load_norms(source: str | Path = "emotion_norms") -> pd.DataFrame:
     """Ratings by word, NaN where there is none; `DataError` for a faulty or repeated row."""
-    found = [(where, checked(WordNorm, row, where)) for where, row in placed_rows(source, "norms")]
-    refuse_repeated(((where, one.word) for where, one in found), "word")
-    frame = pd.DataFrame([one.model_dump() for _, one in found], columns=["word", *NORMS])
-    return frame.set_index("word").astype(float)
+    rows = [row.model_dump() for row in checked_rows(WordNorm, source, "ratings", "word")]
+    return pd.DataFrame(rows, columns=["word", *NORMS]).set_index("word").astype(float)
 
 
 @brief
@@ -113,7 +111,7 @@ class EvokingTexts:
     @classmethod
     def given(cls, words: Words, source: str | Path) -> "EvokingTexts":
         """The texts of a JSON or JSONL file with ``emotion`` and ``text``."""
-        rows = [checked(GivenText, row, where) for where, row in placed_rows(source, "texts")]
+        rows = checked_rows(GivenText, source, "texts")
         of = {name: tuple(row.text for row in rows if row.emotion == name) for name in words}
         return cls(words, "given", of, foreign=len(rows) - sum(map(len, of.values())))
 
