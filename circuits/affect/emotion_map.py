@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from circuits.affect.emotion_vectors import EmotionVectors
 from circuits.affect.emotion_words import NORMS
 from interp.brief import brief
-from interp.results.report import Figure, Report, Section, Table
+from interp.results.report import Figure, Report, Section, Table, cell_text
 from interp.results.result import Result
 from interp.results.style import AGAINST, FOR, GREY, label, styled
 from interp.statistics.correlation import correlation, pearson, ridge_left_out
@@ -61,11 +61,6 @@ class EmotionMap(Result):
         at: Any = self.table[self.table["layer"].isin([0, self.layer])]
         return at.reset_index(drop=True)
 
-    @property
-    def unrated(self) -> str:
-        """How many words lack each rating."""
-        return "; ".join(f"{why}: {n}" for why, n in self.left_out.items())
-
     def summary(self) -> dict[str, Any]:
         """What was left out, and `chosen`."""
         return super().summary() | {"agreement": self.chosen.to_dict("records")}
@@ -91,7 +86,8 @@ class EmotionMap(Result):
             sections=[
                 Section("The plane", [Figure("Emotions", says, self.plot())]),
                 Section(
-                    "Ratings", [Table("Layer 0 and the chosen layer", self.chosen, self.unrated)]
+                    "Ratings",
+                    [Table("Layer 0 and the chosen layer", self.chosen, cell_text(self.left_out))],
                 ),
                 Section("All layers", [Table("Agreement with ratings", self.table)]),
                 Section("Places", [Table("The plane", own)]),

@@ -89,15 +89,10 @@ def level(
     passages: Sequence[TokenPrompt],
 ) -> tuple[Float[Tensor, "layer d_model"], Float[Tensor, "emotion layer"]]:
     """Mean state and standard deviation along each vector, over the passages' tokens."""
-    total, along = torch.zeros(vectors.shape[1:]), list[Tensor]()
-    for i in range(0, len(passages), AT_ONCE):
-        found = activations(model, passages[i : i + AT_ONCE], SITE)
-        layers = [found[n][:, SINKS:].flatten(0, 1).float() for n in range(len(total))]
-        x = torch.stack(layers, 1)
-        total += x.sum(0)
-        along.append(torch.einsum("tld,eld->tel", x, unit(vectors)))
-    every = torch.cat(along)
-    return total / len(every), every.std(0)
+    found, layers = activations(model, passages, SITE), range(vectors.shape[1])
+    x = [found[layer][:, SINKS:].flatten(0, 1).float() for layer in layers]
+    along = [(own @ unit(vectors[:, layer]).T).std(0) for layer, own in enumerate(x)]
+    return torch.stack([own.mean(0) for own in x]), torch.stack(along, 1)
 
 
 def most_stable(stability: Sequence[float]) -> int:

@@ -88,6 +88,7 @@ def plane(
     from circuits.affect.emotion_map import EmotionMap, emotion_map
     from circuits.affect.emotion_vectors import EmotionVectors
     from circuits.affect.emotion_words import load_norms
+    from interp.results.report import cell_text
     from interp.results.run_folder import fingerprint, in_one_piece
 
     ratings, found = load_norms(norms), EmotionVectors.load(run)
@@ -97,7 +98,7 @@ def plane(
     yield lambda: {"run": into.run} | done.summary()
     shown = done.chosen.drop(columns=["null", "variance"])  # the page has all
     print_table(shown, f"agreement with ratings; layer {done.layer} was chosen without them")
-    stdout.print(f"[dim]{done.unrated}[/dim]", highlight=False)
+    stdout.print(f"[dim]{cell_text(done.left_out)}[/dim]", highlight=False)
     print_run(into.out)
 
 

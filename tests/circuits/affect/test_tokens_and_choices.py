@@ -112,6 +112,16 @@ def test_a_plain_text_is_one_turn(chatty: EmotionVectors):
 # --- choices --------------------------------------------------------------------------------------
 
 
+def test_a_file_without_choices_or_with_one_twice_is_refused(tmp_path: Path):
+    file = tmp_path / "choices.jsonl"
+    file.write_text("")
+    with pytest.raises(DataError, match="holds no choices; give at least one"):
+        load_choices(file)
+    file.write_text(f"{choice(0).model_dump_json()}\n" * 2)
+    with pytest.raises(DataError, match="line 2: id 'c0' was used before"):
+        load_choices(file)
+
+
 def choice(i: int, turned: bool = False) -> Choice:
     options = (f"It is {i}.", "It is not.")
     options = options[::-1] if turned else options
@@ -247,7 +257,7 @@ def test_all_of_it_on_the_command_line(tmp_path: Path, capsys, monkeypatch):
     norms.write_text("\n".join(map(json.dumps, rated)))
     plane = ["emotion", "map", str(run), "--norms", str(norms), "--out", str(tmp_path / "map")]
     assert report(capsys, *plane)["left_out"]["the word has no arousal"] == 4
-    assert "the word has no valence: 0; the word has no arousal: 4" in seen(*plane)
+    assert "the word has no valence 0; the word has no arousal 4" in seen(*plane)
     assert (tmp_path / "map" / "index.html").is_file()
 
     chat, out = tmp_path / "chat.json", str(tmp_path / "tokens")
