@@ -84,9 +84,7 @@ def differences(
 
 
 def level(
-    model: Model,
-    vectors: Float[Tensor, "emotion layer d_model"],
-    passages: Sequence[TokenPrompt],
+    model: Model, vectors: Float[Tensor, "emotion layer d_model"], passages: Sequence[TokenPrompt]
 ) -> tuple[Float[Tensor, "layer d_model"], Float[Tensor, "emotion layer"]]:
     """Mean state and standard deviation along each vector, over the passages' tokens."""
     found, layers = activations(model, passages, SITE), range(vectors.shape[1])
