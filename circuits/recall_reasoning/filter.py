@@ -7,6 +7,7 @@ question without its first hop.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from interp.data.pairs import Excluded, Pair, PromptPairs, TokenPair, tokenise
 from interp.data.prompts import TokenPrompt, as_prompts, batches, prompts_of
 from interp.data.token_batch import laid_out
 from interp.forward.continuations import resid_at_nodes
-from interp.forward.readout import measure
+from interp.forward.readout import answer_scores, measure
 from interp.model.model import Model
 from interp.statistics import auroc, wilson
 
@@ -126,20 +127,49 @@ def right(
     answers: Sequence[Aliases],
     among: Sequence[Aliases],
 ) -> tuple[Bool[np.ndarray, " prompt"], Bool[np.ndarray, " prompt"]]:
-    """Whether each answer leads the candidates, and whether greedy decoding writes it."""
-    named, found = ("accuracy", "vocab_accuracy"), list[np.ndarray]()
-    # the second is the wrong answer, which accuracy does not read
-    read = [(own, own, *rivals(own, list(dict.fromkeys(among)))) for own in answers]
+    """Whether each answer leads the candidates, and whether greedy decoding writes it.
+
+    An answer is at most as likely as its first token, so longer rivals are read to their end only
+    where their first token is likelier than the whole right answer.
+    """
+    every = list(dict.fromkeys(among))
+    against = [rivals(own, every) for own in answers]
+    begun = [[tuple({alias[:1] for alias in one}) for one in some] for some in against]
+    ahead, written = _ahead(model, prompts, answers, begun)
+    left = [list(compress(some, above)) for some, above in zip(against, ahead, strict=True)]
+    leads = np.array([not some for some in left])
+    # a rival that is all read lies ahead for good
+    still = [i for i, some in enumerate(left) if some and not any(map(_is_begun, some))]
+    if still:
+        parts = [[whole[i] for i in still] for whole in (prompts, answers, left)]
+        leads[still] = [not any(above) for above in _ahead(model, *parts)[0]]
+    return leads, written
+
+
+def _is_begun(rival: Aliases) -> bool:
+    return all(len(alias) == 1 for alias in rival)
+
+
+def _ahead(
+    model: Model,
+    prompts: Sequence[TokenPrompt],
+    answers: Sequence[Aliases],
+    against: Sequence[Sequence[Aliases]],
+) -> tuple[list[list[bool]], Bool[np.ndarray, " prompt"]]:
+    """Which of its rivals are likelier than each answer; whether greedy decoding writes it."""
+    ahead: list[list[bool]] = [[] for _ in prompts]
+    written = np.zeros(len(prompts), dtype=bool)
     for group in batches(model, prompts, AT_ONCE * max(len(one.ids) for one in prompts)):
-        part, own = [prompts[i].ids for i in group], [read[i] for i in group]
-        first = [(aliases[0][0][0], aliases[1][0][0]) for aliases in own]
-        tokens = laid_out(model, part, own, first, on_left=False)
+        read = [(answers[i], *against[i]) for i in group]
+        first = [(own[0][0], own[0][0]) for own, *_ in read]
+        tokens = laid_out(model, [prompts[i].ids for i in group], read, first, on_left=False)
         resid = resid_at_nodes(model, tokens)
-        values = [measure(model, READOUTS[name], resid, tokens.answers) for name in named]
-        found.append(np.column_stack([group, *(value.numpy() for value in values)]))
-    rows = np.concatenate(found)
-    rows = rows[rows[:, 0].argsort()].astype(bool)
-    return rows[:, 1], rows[:, 2]
+        log_p = answer_scores(model, resid, tokens.answers, relative=True).of_answers
+        for i, above in zip(group, (log_p[:, 1:] > log_p[:, :1]).tolist(), strict=True):
+            ahead[i] = above[: len(against[i])]
+        metric = READOUTS["vocab_accuracy"]
+        written[group] = measure(model, metric, resid, tokens.answers).bool().numpy()
+    return ahead, written
 
 
 def _by_shortcut(

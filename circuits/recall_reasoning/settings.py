@@ -28,6 +28,10 @@ ChatField = Annotated[
     Chat | None, Field(description="How prompts are put into the model's chat template.")
 ]
 
+Demonstrations = Annotated[
+    int, Field(ge=0, le=4, description="Number of worked questions before the one that is asked.")
+]
+
 
 class StudySettings(ClosedRow):
     """A study's options."""
@@ -97,6 +101,7 @@ class FeasibilitySettings(ClosedRow):
 
     n: Count = Field(default=40, description="Number of pairs drawn per cell and split.")
     new_tokens: Count = Field(default=64, description="Largest number of tokens of a chain.")
+    demonstrations: Demonstrations = 4
     seed: Index = Field(default=0, description="Random seed for splits and draws.")
     chat: ChatField = None
 
@@ -127,7 +132,12 @@ class ThoughtSettings(ClosedRow):
         default="The capital of the country where {} is located is the city of",
         description="Text that is to be completed; {} stands for the landmark.",
     )
-    n: Count = Field(default=60, description="Number of questions, drawn from all landmarks.")
+    n: Count = Field(
+        default=60,
+        description="Number of questions, drawn from all landmarks that name neither "
+        "country nor capital.",
+    )
+    demonstrations: Demonstrations = 4
     new_tokens: Count = Field(default=64, description="Largest number of tokens of a reply.")
     resamples: Count = Field(default=1, description="Number of times each sentence is drawn again.")
     temperature: Dose = Field(default=1.0, description="Temperature of these draws.")
