@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import cycle
-from typing import NamedTuple
+from pathlib import Path
 
 import torch
 
@@ -24,6 +24,7 @@ from interp.brief import brief
 from interp.data.answers import Tokens
 from interp.data.chat import Chat
 from interp.data.prompts import TokenPrompt, batches, prompt
+from interp.data.records import read_jsonl
 from interp.forward.budget import default_budget
 from interp.forward.prefix_cache import PrefixCache, common_prefix
 from interp.interventions.generate import decode
@@ -35,67 +36,31 @@ TASK = (
 )
 
 
-class Shown(NamedTuple):
-    """A worked question: its text, the bridge that it does not name, and the reply to it."""
-
-    text: str
-    bridge: str
-    reply: str
-
-
-SHOWN = (
-    Shown(
-        "The currency of the country where Table Mountain is located is the",
-        "South Africa",
-        "The text is about Table Mountain. Table Mountain is in the country of South Africa. The "
-        "currency of South Africa is the rand. Answer: rand",
-    ),
-    Shown(
-        "The national bird of the country where Milford Sound is located is the",
-        "New Zealand",
-        "The text is about Milford Sound. Milford Sound is in the country of New Zealand. The "
-        "national bird of New Zealand is the kiwi. Answer: kiwi",
-    ),
-    Shown(
-        "The national sport of the country where the Statue of Liberty is located is",
-        "United States",
-        "The text is about the Statue of Liberty. The Statue of Liberty is in the country of the "
-        "United States. The national sport of the United States is baseball. Answer: baseball",
-    ),
-    Shown(
-        "The bird on the flag of Ruritania is the heron. Olga lives in Ruritania. The bird on the "
-        "flag of the home of Olga is the",
-        "Ruritania",
-        "The text is about Olga. Olga lives in the country of Ruritania. The bird on the flag of "
-        "Ruritania is the heron. Answer: heron",
-    ),
-)
-"""Demonstrations: their bridges and relations are those of no shipped question.
-
-The last is answered from what its text states: a model that does not know a landmark tends to
-repeat the bridge of the demonstration right before the question.
-"""
 ANSWER = re.compile(r"\banswer\s*:", re.IGNORECASE)
 SENTENCE = re.compile(r"\s*\S.*?(?:(?<!\d)[.!?](?=\s|$)|\n|$)", re.DOTALL)
 
 
-def shown_before(demonstrations: int) -> tuple[Shown, ...]:
-    """The last so many demonstrations."""
-    return SHOWN[len(SHOWN) - demonstrations :]
+@cache
+def demonstrations(n: int) -> list[dict[str, str]]:
+    """The last `n` worked questions: a ``text``, the ``bridge`` that it describes, a ``reply``.
+
+    Bridges and relations are those of no shipped question. The last is answered from what its text
+    states: a model that does not know a landmark tends to repeat the bridge that it saw last.
+    """
+    rows = read_jsonl(Path(__file__).with_suffix(".jsonl"), "demonstrations")
+    return [row for _, row in rows[len(rows) - n :]]
 
 
-def ask(model: Model, text: str, chat: Chat | None, demonstrations: int) -> TokenPrompt:
-    """The prompt that asks for a chain, up to where the reply begins."""
-    shown = shown_before(demonstrations)
+def ask(model: Model, text: str, chat: Chat | None, n: int) -> TokenPrompt:
+    """The prompt that asks for a chain behind `n` demonstrations, up to where the reply begins."""
+    shown = demonstrations(n)
     if chat is None:
-        worked = [f"Text: {one.text}\nReply: {one.reply}" for one in shown]
+        worked = [f"Text: {one['text']}\nReply: {one['reply']}" for one in shown]
         return prompt(model, "\n\n".join((TASK, *worked, f"Text: {text}\nReply:")))
-    said = [part for one in shown for part in (one.text, one.reply)]
-    said = [f"{TASK}\n\n{part}" if i == 0 else part for i, part in enumerate([*said, text])]
-    turns = [
-        {"role": role, "content": part}
-        for part, role in zip(said, cycle(("user", "assistant")), strict=False)
-    ]
+    said = [one[part] for one in shown for part in ("text", "reply")] + [text]
+    said[0] = f"{TASK}\n\n{said[0]}"
+    roles = cycle(("user", "assistant"))
+    turns = [{"role": role, "content": part} for part, role in zip(said, roles, strict=False)]
     return prompt(model, replace(chat, prefill=None).wrap(turns))
 
 

@@ -77,21 +77,26 @@ def feasibility(
 
     def make(steps: Steps) -> Feasibility:
         started = time.perf_counter()
-        cells = _cells(drawn)
-        asked: dict[tuple[str, str], Asking] = {}
-        total = len(forms) * len(cells)
-        with reported(progress, "asking", total, "cells") as report:
-            for (form, chat), (name, data) in product(forms.items(), cells.items()):
-                work = partial(Asking.of, model, replace(data, chat=chat), form, settings)
-                asked[form, name] = steps.step(f"{form}/{name}", work, Asking)
-                steps.count(len(asked), total)
-                report(len(asked), total)
+        asked: dict[str, Asking] = {}
         designs: list[dict[str, Any]] = []
-        for form in forms:
-            for name, data in drawn.items():
-                own = {cell: asked[form, _name(data, cell)] for cell in data.cells}
+        names = {_name(data, cell) for data in drawn.values() for cell in data.cells}
+        total = len(forms) * len(names)
+        with reported(progress, "asking", total, "cells") as report:
+            for (form, chat), (name, data) in product(forms.items(), drawn.items()):
+                own: dict[str, Asking] = {}
+                for cell in data.cells:
+                    key = f"{form}/{_name(data, cell)}"
+                    if key not in asked:
+                        one = replace(data.only((cell,)), chat=chat)
+                        work = partial(Asking.of, model, one, form, settings)
+                        asked[key] = steps.step(key, work, Asking)
+                        steps.count(len(asked), total)
+                        report(len(asked), total)
+                    own[cell] = asked[key]
                 designs.append({"design": name, "form": form, **_feasible(own, settings.n)})
-            designs += [{"design": name, "form": form, **lacking[name]} for name in lacking]
+        designs += [
+            {"design": name, "form": form, **lacking[name]} for form in forms for name in lacking
+        ]
         every = list(asked.values())
         return Feasibility(
             cells=pd.DataFrame([row for one in every for row in one.rows]),
@@ -107,18 +112,9 @@ def feasibility(
     return in_steps(out, verb, options, make, Feasibility, unit="cells", force=force)
 
 
-def _cells(drawn: Mapping[str, Data]) -> dict[str, Data]:
-    """The questions of every cell, once where designs share them."""
-    found: dict[str, Data] = {}
-    for data in drawn.values():
-        for cell in data.cells:
-            found.setdefault(_name(data, cell), data.only((cell,)))
-    return found
-
-
 def _name(data: Data, cell: str) -> str:
-    pairs = fingerprint(data.only((cell,)).pairs)
-    return f"{cell}-{pairs.removeprefix('blake2b:')}"
+    """Of the questions of a cell, which designs share."""
+    return f"{cell}-{fingerprint(data.only((cell,)).pairs).removeprefix('blake2b:')}"
 
 
 def _drawn(

@@ -91,11 +91,13 @@ def _asked(
     tokens, out = tokenise(model, pairs)
     among = [spelt(model, tokens[0], text) for text in candidates(pairs, data.candidates[cell])]
     clean, first = right(model, prompts_of(tokens), [t.answers[0] for t in tokens], among)
-    wrong_answers = [t.answers[1] for t in tokens]
-    corrupt, _ = right(model, prompts_of(tokens, "corrupt"), wrong_answers, among)
-    both = clean & corrupt
-    short = both & _by_shortcut(model, data, tokens, among)
-    for reason, which in zip(WRONG, (~clean, clean & ~corrupt, short), strict=True):
+    both, short = clean.copy(), np.zeros_like(clean)
+    asked = [tokens[i] for i in np.flatnonzero(clean)]
+    both[clean], _ = right(
+        model, prompts_of(asked, "corrupt"), [t.answers[1] for t in asked], among
+    )
+    short[both] = _by_shortcut(model, data, [tokens[i] for i in np.flatnonzero(both)], among)
+    for reason, which in zip(WRONG, (~clean, clean & ~both, short), strict=True):
         out += [Excluded(tokens[i].pair.id, pairs.source, reason) for i in np.flatnonzero(which)]
     kept = [tokens[i] for i in np.flatnonzero(both & ~short)][:most]
     share = wilson(int(clean.sum()), len(tokens))
@@ -137,17 +139,15 @@ def right(
     begun = [[tuple({alias[:1] for alias in one}) for one in some] for some in against]
     ahead, written = _ahead(model, prompts, answers, begun)
     left = [list(compress(some, above)) for some, above in zip(against, ahead, strict=True)]
-    leads = np.array([not some for some in left])
-    # a rival that is all read lies ahead for good
-    still = [i for i, some in enumerate(left) if some and not any(map(_is_begun, some))]
+    leads = np.array([not some for some in left], dtype=bool)
+    # a rival of one token that lies ahead stays there
+    still = [
+        i for i, some in enumerate(left) if some and min(max(map(len, one)) for one in some) > 1
+    ]
     if still:
         parts = [[whole[i] for i in still] for whole in (prompts, answers, left)]
         leads[still] = [not any(above) for above in _ahead(model, *parts)[0]]
     return leads, written
-
-
-def _is_begun(rival: Aliases) -> bool:
-    return all(len(alias) == 1 for alias in rival)
 
 
 def _ahead(
@@ -159,7 +159,9 @@ def _ahead(
     """Which of its rivals are likelier than each answer; whether greedy decoding writes it."""
     ahead: list[list[bool]] = [[] for _ in prompts]
     written = np.zeros(len(prompts), dtype=bool)
-    for group in batches(model, prompts, AT_ONCE * max(len(one.ids) for one in prompts)):
+    for group in batches(
+        model, prompts, AT_ONCE * max((len(one.ids) for one in prompts), default=0)
+    ):
         read = [(answers[i], *against[i]) for i in group]
         first = [(own[0][0], own[0][0]) for own, *_ in read]
         tokens = laid_out(model, [prompts[i].ids for i in group], read, first, on_left=False)

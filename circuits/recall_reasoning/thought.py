@@ -18,9 +18,9 @@ from circuits.recall_reasoning.chains import (
     ask,
     continued,
     decoded,
+    demonstrations,
     final_answer,
     named,
-    shown_before,
 )
 from circuits.recall_reasoning.settings import ThoughtSettings
 from circuits.recall_reasoning.sources.countries import Country, load_facts
@@ -31,7 +31,7 @@ from interp.data.chat import Chat, has_template
 from interp.data.records import read_text
 from interp.errors import DataError
 from interp.model.model import Model
-from interp.results.run_folder import RunFolder, fingerprint, identity, page_of
+from interp.results.run_folder import Steps, fingerprint, identity, in_steps
 
 CHUNK = 16
 """Replies that are written and stored at once; sampling depends on it."""
@@ -40,8 +40,8 @@ WORD = re.compile(r"\w[\w'’-]*")
 
 def thought(
     model: Model,
-    settings: ThoughtSettings | None,
-    out: str | Path,
+    settings: ThoughtSettings | None = None,
+    out: str | Path | None = None,
     *,
     datasets: Path | None = None,
     force: bool = False,
@@ -66,24 +66,25 @@ def thought(
         raise DataError(f"the template {settings.template!r} needs one {{}} for the landmark.")
     options = settings.model_dump(mode="json") | {"data": fingerprint([facts, words])}
     chat = settings.chat or (Chat() if has_template(model) else None)
-    with RunFolder.open(
-        out, "recall-reasoning thought", options | identity(model), unit="replies", force=force
-    ) as run:
-        if not run.finished:
-            started = time.perf_counter()
-            work = _Work(model, settings, facts, words, run)
-            trials = work.trials(work.asked(chat))
-            result = Thought(
-                chains=work.table,
-                trials=trials,
-                missing=pd.DataFrame(work.missing, columns=["question", "condition", "reason"]),
-                settings=settings,
-                form="plain" if chat is None else "chat",
-                model=model.name,
-                seconds=time.perf_counter() - started,
-            )
-            run.finish(result.save, page=page_of(Thought))
-    return Thought.load(out)
+
+    def make(steps: Steps) -> Thought:
+        started = time.perf_counter()
+        work = _Work(model, settings, facts, words, steps)
+        trials = work.trials(work.asked(chat))
+        return Thought(
+            chains=work.table,
+            trials=trials,
+            missing=pd.DataFrame(work.missing, columns=["question", "condition", "reason"]),
+            settings=settings,
+            form="plain" if chat is None else "chat",
+            model=model.name,
+            seconds=time.perf_counter() - started,
+        )
+
+    named = options | identity(model)
+    return in_steps(
+        out, "recall-reasoning thought", named, make, Thought, unit="replies", force=force
+    )
 
 
 class _Work:
@@ -98,9 +99,9 @@ class _Work:
         settings: ThoughtSettings,
         facts: Sequence[Country],
         words: list[str],
-        run: RunFolder,
+        steps: Steps,
     ) -> None:
-        self.model, self.settings, self.words, self.run = model, settings, words, run
+        self.model, self.settings, self.words, self.steps = model, settings, words, steps
         self.capital = {fact.country: fact.capital for fact in facts}
         self.names = tuple(dict.fromkeys(self.capital.values()))
         self.missing: list[tuple[int, str, str]] = []
@@ -131,15 +132,13 @@ class _Work:
 
     def left_out(self, row: dict[str, Any], chain: Chain) -> str:
         """Why a chain is not intervened upon; empty where it is."""
-        shown = shown_before(self.settings.demonstrations)
-        if any(row["bridge"] == one.bridge for one in shown):
+        if row["bridge"] in {one["bridge"] for one in demonstrations(self.settings.demonstrations)}:
             return "a demonstration is about the bridge"
         if row["said"] is None:
             return "no final answer was found"
         if row["said"] != row["answer"]:
             return "the final answer is wrong"
-        pattern = bridge_pattern(row)
-        named_in = any(pattern.search(chain.text[a:b]) for a, b in chain.sentences)
+        named_in = any(bridge_pattern(row).search(chain.text[a:b]) for a, b in chain.sentences)
         return "" if named_in else "no sentence names the bridge"
 
     def written(
@@ -153,8 +152,8 @@ class _Work:
             def make(part: Sequence[Tokens] = part, seed: int = seed) -> list[Chain]:
                 return continued(self.model, part, self.settings.new_tokens, temperature, seed)
 
-            found += self.run.step(f"{name}-{start}", make, list[Chain])
-            self.run.count(len(found), len(prefixes))
+            found += self.steps.step(f"{name}-{start}", make, list[Chain])
+            self.steps.count(len(found), len(prefixes))
         return found
 
     def trials(self, usable: Sequence[tuple[dict[str, Any], Chain]]) -> pd.DataFrame:

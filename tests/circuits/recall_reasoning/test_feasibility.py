@@ -28,12 +28,12 @@ from circuits.recall_reasoning import (
 )
 from circuits.recall_reasoning.cells import SPLITS, data_of, load_data
 from circuits.recall_reasoning.chains import (
-    SHOWN,
     TASK,
     Chain,
     ask,
     continued,
     decoded,
+    demonstrations,
     final_answer,
     is_answered,
     name_is_read,
@@ -53,6 +53,7 @@ from interp.forward.prefix_cache import PrefixCache, common_prefix
 
 CHAT = Chat(system="Be brief.")
 LETTERS = tuple("kmqzabcdefghij")
+SHOWN = demonstrations(4)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +179,7 @@ def test_a_chain_is_asked_for_by_the_same_demonstrations_in_both_forms():
     assert plain.text.endswith("Answer: heron\n\nText: The end is\nReply:")
     assert chat.text.endswith("<|im_start|>user\nThe end is<|im_end|>\n<|im_start|>assistant\n")
     assert chat.text.count("Answer: ") == 4 and "Sure" not in chat.text
-    turns = [one for shown in SHOWN for one in (shown.text, shown.reply)]
+    turns = [one for shown in SHOWN for one in (shown["text"], shown["reply"])]
     for text, before in ((plain.text, ("Text: ", "\nReply: ")), (chat.text, ("user\n", "ant\n"))):
         first = TASK if text is chat.text else turns[0]
         places = [
@@ -192,7 +193,7 @@ def test_so_many_demonstrations_are_shown_and_the_task_is_said_once(n):
     model = chat_model("chatml")
     for chat in (None, Chat()):
         text = ask(model, "The end is", chat, n).text
-        assert [one.reply in text for one in SHOWN] == [False] * (4 - n) + [True] * n
+        assert [one["reply"] in text for one in SHOWN] == [False] * (4 - n) + [True] * n
         assert text.count(TASK) == 1
         assert text.index(TASK) < text.index("The end is")
 
@@ -201,10 +202,12 @@ def test_demonstrations_are_about_no_shipped_question():
     facts = load_facts(shipped.folder() / "recall_facts.jsonl")
     names = {name for one in facts for name in (one.country, one.capital, *one.landmarks)}
     for shown in SHOWN:
-        sentences = shown.reply.split(". ")
-        assert any(shown.bridge in one for one in sentences[:-1])
-        assert not [name for name in names if word(name).search(shown.text + " " + shown.reply)]
-        assert "capital" not in shown.text and "language" not in shown.text
+        sentences = shown["reply"].split(". ")
+        assert any(shown["bridge"] in one for one in sentences[:-1])
+        assert not [
+            name for name in names if word(name).search(shown["text"] + " " + shown["reply"])
+        ]
+        assert "capital" not in shown["text"] and "language" not in shown["text"]
     for settings in (ThoughtSettings, FeasibilitySettings):
         assert settings().demonstrations == len(SHOWN)
         with pytest.raises(ValidationError):
