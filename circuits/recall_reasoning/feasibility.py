@@ -42,6 +42,7 @@ from interp.statistics import bootstrap_mean
 DIRECT = 16
 """Tokens of a reply without a chain in which an answer is looked for."""
 TWO_HOPS = ("B", "D")
+UNMATCHED = "a fact or question cannot be matched in the model's tokens"
 
 
 def feasibility(
@@ -102,7 +103,8 @@ def feasibility(
             cells=pd.DataFrame([row for one in every for row in one.rows]),
             probes=pd.DataFrame([one.probes for one in every]),
             designs=pd.DataFrame(designs),
-            left_out=Counter(reason for one in every for reason in one.left_out),
+            left_out=Counter(reason for one in every for reason in one.left_out)
+            + Counter({UNMATCHED: len({row for data in drawn.values() for row in data.rejected})}),
             settings=settings,
             model=model.name,
             seconds=time.perf_counter() - started,
@@ -141,7 +143,9 @@ def _feasible(own: Mapping[str, "Asking"], n: int) -> dict[str, Any]:
     """Whether every cell of a design keeps enough pairs in every split, and how many to draw."""
     least = min(own, key=lambda cell: own[cell].kept)
     kept = own[least].kept
-    reason = "" if kept >= MINIMUM else f"cell {least} keeps {kept} of {n} pairs in one split"
+    reason = (
+        "" if kept >= MINIMUM else f"cell {least} keeps {kept} pairs in one split, of at most {n}"
+    )
     draw = math.ceil(MINIMUM * n / kept) if kept else math.nan
     row = {"feasible": not reason, "weakest": least, "kept": kept, "to_draw": draw}
     return row | {"reason": reason}

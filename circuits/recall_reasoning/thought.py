@@ -64,6 +64,10 @@ def thought(
     words: list[str] = WORD.findall(read_text(files / "neutral_text.txt", "neutral text"))
     if settings.template.count("{}") != 1:
         raise DataError(f"the template {settings.template!r} needs one {{}} for the landmark.")
+    if len({one.capital for one in facts if one.unnamed_landmarks}) < 2 or not words:
+        raise DataError(
+            f"{files} needs landmarks of two countries with different capitals, and neutral words."
+        )
     options = settings.model_dump(mode="json") | {"data": fingerprint([facts, words])}
     chat = settings.chat or (Chat() if has_template(model) else None)
 

@@ -46,7 +46,7 @@ from circuits.recall_reasoning.study import MINIMUM
 from circuits.recall_reasoning.thought import word
 from interp.data import datasets as shipped
 from interp.data.chat import Chat
-from interp.data.pairs import tokenise
+from interp.data.pairs import Excluded, tokenise
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError, RunFolderError
 from interp.forward.prefix_cache import PrefixCache, common_prefix
@@ -365,3 +365,16 @@ def test_a_stopped_run_asks_only_the_cells_that_are_not_there(tmp_path, monkeypa
     for name in ("cells", "probes", "designs"):
         pd.testing.assert_frame_equal(getattr(resumed, name), getattr(once, name))
     assert resumed.left_out == once.left_out
+
+
+def test_what_could_not_be_matched_is_counted_once(monkeypatch):
+    module = importlib.import_module("circuits.recall_reasoning.feasibility")
+    rows = [Excluded(name, "facts", "two tokens") for name in ("Chad", "Chad", "Peru")]
+
+    def with_rejected(*given):
+        return dataclasses.replace(build(*given), rejected=tuple(rows))
+
+    monkeypatch.setattr(module, "build", with_rejected)
+    found = feasibility(interp.load_model("two-hop-organism"), FeasibilitySettings(n=2))
+    assert found.left_out == {module.UNMATCHED: 2}
+    assert module.UNMATCHED in found.report().excluded["reason"].tolist()

@@ -184,10 +184,14 @@ def test_a_bridge_that_a_demonstration_names_is_left_out(tmp_path, monkeypatch):
         assert {k: v for k, v in chains.items() if "demonstration" in k} == reasons
 
 
-def test_a_model_that_writes_no_chain_is_refused_with_the_reasons(folder, tmp_path):
+def test_a_model_that_writes_no_chain_is_refused_with_the_reasons(folder, tmp_path, monkeypatch):
     few = SETTINGS.model_copy(update={"new_tokens": 3, "n": 2})
     with pytest.raises(DataError, match="'no final answer was found': 2"):
         thought(writer_model(), few, tmp_path / "run", datasets=folder)
+    for country in list(FACTS)[1:]:
+        monkeypatch.delitem(FACTS, country)
+    with pytest.raises(DataError, match="landmarks of two countries with different capitals"):
+        thought(writer_model(), few, datasets=written_folder(tmp_path / "one"))
     with pytest.raises(DataError, match="needs one {} for the landmark"):
         thought(writer_model(), few.model_copy(update={"template": "x"}), tmp_path / "run")
 
