@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -154,7 +155,7 @@ def continued(
     What prefixes begin alike with is read once for a batch.
     """
     rows = [TokenPrompt(tuple(ids)) for ids in prefixes]
-    sampling = {"do_sample": True, "temperature": temperature} if temperature else {}
+    sampling: Any = {"do_sample": True, "temperature": temperature} if temperature else {}
     found: dict[int, Chain] = {}
     for group in batches(model, rows, default_budget(model)):
         part = [rows[i] for i in group]

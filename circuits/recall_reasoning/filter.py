@@ -145,7 +145,7 @@ def right(
         i for i, some in enumerate(left) if some and min(max(map(len, one)) for one in some) > 1
     ]
     if still:
-        parts = [[whole[i] for i in still] for whole in (prompts, answers, left)]
+        parts: Any = [[whole[i] for i in still] for whole in (prompts, answers, left)]
         leads[still] = [not any(above) for above in _ahead(model, *parts)[0]]
     return leads, written
 

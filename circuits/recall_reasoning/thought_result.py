@@ -61,7 +61,7 @@ class Thought(Result):
     @property
     def used(self) -> int:
         """How many chains were intervened upon."""
-        return int((self.chains["left_out"] == "").sum())
+        return self.chains["left_out"].tolist().count("")
 
     @property
     def rates(self) -> pd.DataFrame:
