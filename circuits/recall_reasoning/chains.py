@@ -37,6 +37,8 @@ TASK = (
 )
 
 
+AT_ONCE = 32
+"""Replies written at once, at least: every step reads all weights, however few they are."""
 ANSWER = re.compile(r"\banswer\s*:", re.IGNORECASE)
 SENTENCE = re.compile(r"\s*\S.*?(?:(?<!\d)[.!?](?=\s|$)|\n|$)", re.DOTALL)
 
@@ -157,7 +159,8 @@ def continued(
     rows = [TokenPrompt(tuple(ids)) for ids in prefixes]
     sampling: Any = {"do_sample": True, "temperature": temperature} if temperature else {}
     found: dict[int, Chain] = {}
-    for group in batches(model, rows, default_budget(model)):
+    longest = max((len(row.ids) for row in rows), default=0)
+    for group in batches(model, rows, max(default_budget(model), AT_ONCE * longest)):
         part = [rows[i] for i in group]
         cache = PrefixCache.sharing(model, part, [common_prefix(part)] * len(part), room=n)
         new = decode(

@@ -99,7 +99,7 @@ def load_recipe(path: str | Path) -> StudyRecipe:
 class FeasibilitySettings(ClosedRow):
     """What `feasibility` asks."""
 
-    n: Count = Field(default=20, description="Number of pairs drawn per cell and split.")
+    n: Count = Field(default=30, description="Number of pairs drawn per cell and split.")
     new_tokens: Count = Field(default=64, description="Largest number of tokens of a chain.")
     demonstrations: Demonstrations = 4
     seed: Index = Field(default=0, description="Random seed for splits and draws.")

@@ -65,10 +65,9 @@ def thought(
     if settings.template.count("{}") != 1:
         raise DataError(f"the template {settings.template!r} needs one {{}} for the landmark.")
     if len({one.capital for one in facts if one.unnamed_landmarks}) < 2 or not words:
-        raise DataError(
-            f"{files} needs landmarks of two countries with different capitals, and neutral words."
-        )
-    options = settings.model_dump(mode="json") | {"data": fingerprint([facts, words])}
+        raise DataError(f"{files}: give landmarks in countries of two capitals, and neutral words.")
+    named = {"data": fingerprint([facts, words])} | identity(model)
+    named |= settings.model_dump(mode="json")
     chat = settings.chat or (Chat() if has_template(model) else None)
 
     def make(steps: Steps) -> Thought:
@@ -85,10 +84,8 @@ def thought(
             seconds=time.perf_counter() - started,
         )
 
-    named = options | identity(model)
-    return in_steps(
-        out, "recall-reasoning thought", named, make, Thought, unit="replies", force=force
-    )
+    verb = "recall-reasoning thought"
+    return in_steps(out, verb, named, make, Thought, unit="replies", force=force)
 
 
 class _Work:

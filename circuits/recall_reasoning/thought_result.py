@@ -118,8 +118,8 @@ class Thought(Result):
         }
 
     def __repr__(self) -> str:
-        used = f"{self.used} of {len(self.chains)} chains used"
-        return f"Thought({self.model}, {self.form}: {used})"
+        n = len(self.chains)
+        return f"Thought({self.model}, {self.form}: {self.used} of {n} chains used)"
 
     def plot(self) -> go.Figure:
         """What final answers do, per condition."""

@@ -378,3 +378,20 @@ def test_what_could_not_be_matched_is_counted_once(monkeypatch):
     found = feasibility(interp.load_model("two-hop-organism"), FeasibilitySettings(n=2))
     assert found.left_out == {module.UNMATCHED: 2}
     assert module.UNMATCHED in found.report().excluded["reason"].tolist()
+
+
+def test_replies_are_written_many_at_once(monkeypatch):
+    model, module = (
+        chat_model("chatml"),
+        importlib.import_module("circuits.recall_reasoning.chains"),
+    )
+    monkeypatch.setattr(module, "default_budget", lambda _: 1)
+    sizes, decode = [], module.decode
+    monkeypatch.setattr(
+        module,
+        "decode",
+        lambda m, cache, *a, **k: sizes.append(len(cache)) or decode(m, cache, *a, **k),
+    )
+    prefixes = [tuple(range(40, 50 + i % 3)) for i in range(40)]
+    found = continued(model, prefixes, 2)
+    assert max(sizes) >= 32 and sum(sizes) == 40 and [one.prompt for one in found] == prefixes
