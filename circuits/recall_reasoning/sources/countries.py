@@ -46,6 +46,12 @@ class Country(Row):
         """Relation -> answer."""
         return {"capital": self.capital, "language": self.language}
 
+    @property
+    def unnamed_landmarks(self) -> list[str]:
+        """The landmarks that name neither the country nor its capital."""
+        names = self.country.lower(), self.capital.lower()
+        return [mark for mark in self.landmarks if not any(name in mark.lower() for name in names)]
+
 
 def load_facts(path: str | Path) -> list[Country]:
     """Read facts as in ``recall_facts``; `DataError` for a malformed file or a country twice."""
