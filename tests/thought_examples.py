@@ -59,7 +59,7 @@ def written_folder(at: Path) -> Path:
     return at
 
 
-def reply_from(text: str, obeys: bool, first: str) -> str:
+def reply_from(text: str, obeys: bool, first: str, sentences: slice) -> str:
     """The rest of a reply: of its three sentences and the answer what is not there yet."""
     asked, _, begun = re.split(r"(\nReply:|<\|im_start\|>assistant\n)", text)[-3:]
     (mark,) = re.findall(r"Seat: (.*?) is in the country of", asked)[-1:]
@@ -68,6 +68,7 @@ def reply_from(text: str, obeys: bool, first: str) -> str:
     country = said[-1] if said and obeys else first or own
     capital = FACTS[country if obeys else own][0]
     steps = ["The text asks for a name.", f"It is in {country}.", f"Its seat is {capital}."]
+    steps = steps[sentences]
     if "Answer:" in begun:
         return f" {capital}"
     joined = " ".join([*steps[begun.count(".") :], f"Answer: {capital}"])
@@ -75,7 +76,9 @@ def reply_from(text: str, obeys: bool, first: str) -> str:
 
 
 @contextlib.contextmanager
-def planted(obeys: bool = True) -> Generator[list[tuple[float, int, int]]]:
+def planted(
+    obeys: bool = True, sentences: slice = slice(None)
+) -> Generator[list[tuple[float, int, int]]]:
     """Write replies by rule; in those that are sampled the country depends on the seed."""
     calls: list[tuple[float, int, int]] = []
 
@@ -87,7 +90,7 @@ def planted(obeys: bool = True) -> Generator[list[tuple[float, int, int]]]:
         for i, ids in enumerate(prefixes):
             first = list(FACTS)[(seed + i) % len(FACTS)] if temperature else ""
             text = model.tokenizer.decode(list(ids), skip_special_tokens=False)
-            text = reply_from(text, obeys, first)
+            text = reply_from(text, obeys, first, sentences)
             own = model.tokenizer.encode(text, add_special_tokens=False)
             found.append(Chain(tuple(ids), tuple(own), decoded(model, own)))
         return found

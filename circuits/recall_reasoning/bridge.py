@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from circuits.recall_reasoning.bridge_result import BridgeStudy, chosen_cells, rates
-from circuits.recall_reasoning.bridge_swaps import drawn_swaps, measured_swaps
+from circuits.recall_reasoning.bridge_swaps import drawn_swaps, measured_swaps, without_donor
 from circuits.recall_reasoning.direction_swaps import direction_swaps
 from circuits.recall_reasoning.settings import BridgeSettings
 from circuits.recall_reasoning.sources.countries import load_facts
@@ -80,7 +80,7 @@ def bridge(
             ranks=pd.concat(ranks, ignore_index=True),
             swaps=rates(swaps, settings.seed),
             chosen=chosen_cells(swaps, settings.seed),
-            left_out=asked.left_out,
+            left_out={**asked.left_out, **without_donor(drawn)},
             settings=settings,
             model=model.name,
             seconds=time.perf_counter() - started,

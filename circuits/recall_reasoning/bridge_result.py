@@ -105,7 +105,7 @@ class BridgeStudy(Result):
         swaps: per half, condition, layer and position the fraction of greedy answers that become
             the donor's (``follows``) or do not change (``stays``).
         chosen: per position the layer chosen on one half, scored on the other.
-        left_out: reason -> landmarks that cannot be used.
+        left_out: reason -> landmarks that cannot be used, and swaps that a condition lacks.
     """
 
     KIND: ClassVar[str] = "bridge"

@@ -1,6 +1,7 @@
 """Swaps of states: the residual stream at one layer and position is taken from another prompt."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -128,6 +129,13 @@ def drawn_swaps(model: Model, asked: Asked, neutral: str, settings: BridgeSettin
                 if one is not None
             ]
     return found
+
+
+def without_donor(drawn: Sequence[Drawn]) -> dict[str, int]:
+    """How many swaps are not done under a condition, as no prompt can be its donor."""
+    n = Counter(labels["condition"] for labels, *_ in drawn)
+    lack = {name: n["bridge"] - n[name] for name in ("named", "same bridge")}
+    return {f"{name}: no prompt can be donor": k for name, k in lack.items() if k}
 
 
 def _paired(own: Sequence[TwoHop], n: int, rng: np.random.Generator) -> list[tuple[TwoHop, TwoHop]]:

@@ -1,64 +1,69 @@
 """Written chains of thought: how a question is asked for one, and how a reply is read.
 
     Complete the last sentence of the text. …                             (task)
-    Text: The capital of the home of the Tiger's Nest is the city of      (two shown questions)
-    Reply: The text is about the Tiger's Nest. … Answer: Thimphu
+    Text: The currency of the country where Table Mountain is located is the     (demonstrations)
+    Reply: The text is about Table Mountain. … Answer: rand
 
     Text: The capital of the country where the Louvre is located is the city of
     Reply:
 
-In a chat the shown questions are earlier turns. A reply is its sentences up to ``Answer:``, and
+In a chat the demonstrations are earlier turns. A reply is its sentences up to ``Answer:``, and
 the first known name behind that.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from interp.brief import brief
 from interp.data.answers import Tokens
 from interp.data.chat import Chat
-from interp.data.prompts import TokenPrompt, prompt
-from interp.interventions.generate import generate
+from interp.data.prompts import TokenPrompt, batches, prompt
+from interp.data.records import read_jsonl
+from interp.forward.budget import default_budget
+from interp.forward.prefix_cache import PrefixCache, common_prefix
+from interp.interventions.generate import decode
 from interp.model.model import Model
 
 TASK = (
     "Complete the last sentence of the text. Write one short sentence per step, then 'Answer:' and "
     "the name."
 )
-SHOWN = (
-    (
-        "The capital of the home of the Tiger's Nest is the city of",
-        "The text is about the Tiger's Nest. The Tiger's Nest is in Bhutan. The capital of Bhutan "
-        "is Thimphu. Answer: Thimphu",
-    ),
-    (
-        "The capital of Ruritania is the city of Zenda. Olga lives in Ruritania. The capital of "
-        "the home of Olga is the city of",
-        "The text is about Olga. Olga lives in Ruritania. The capital of Ruritania is Zenda. "
-        "Answer: Zenda",
-    ),
-)
-"""Texts and replies; of countries and people that no shipped question is about."""
+
+
+AT_ONCE = 32
+"""Replies written at once, at least: every step reads all weights, however few they are."""
 ANSWER = re.compile(r"\banswer\s*:", re.IGNORECASE)
 SENTENCE = re.compile(r"\s*\S.*?(?:(?<!\d)[.!?](?=\s|$)|\n|$)", re.DOTALL)
 
 
-def ask(model: Model, text: str, chat: Chat | None) -> TokenPrompt:
-    """The prompt that asks for a chain, up to where the reply begins."""
+@cache
+def demonstrations(n: int) -> list[dict[str, str]]:
+    """The last `n` worked questions: a ``text``, the ``bridge`` that it describes, a ``reply``.
+
+    Bridges and relations are those of no shipped question. The last is answered from what its text
+    states: a model that does not know a landmark tends to repeat the bridge that it saw last.
+    """
+    rows = read_jsonl(Path(__file__).with_suffix(".jsonl"), "demonstrations")
+    return [row for _, row in rows[len(rows) - n :]]
+
+
+def ask(model: Model, text: str, chat: Chat | None, n: int) -> TokenPrompt:
+    """The prompt that asks for a chain behind `n` demonstrations, up to where the reply begins."""
+    shown = demonstrations(n)
     if chat is None:
-        shown = [f"Text: {one}\nReply: {reply}" for one, reply in SHOWN]
-        return prompt(model, "\n\n".join((TASK, *shown, f"Text: {text}\nReply:")))
-    first, *later = (one for one, _ in SHOWN)
-    users = (f"{TASK}\n\n{first}", *later, text)
-    replies = (*(reply for _, reply in SHOWN), None)
-    turns = [
-        {"role": role, "content": content}
-        for both in zip(users, replies, strict=True)
-        for role, content in zip(("user", "assistant"), both, strict=True)
-        if content is not None
-    ]
+        worked = [f"Text: {one['text']}\nReply: {one['reply']}" for one in shown]
+        return prompt(model, "\n\n".join((TASK, *worked, f"Text: {text}\nReply:")))
+    said = [one[part] for one in shown for part in ("text", "reply")] + [text]
+    said[0] = f"{TASK}\n\n{said[0]}"
+    roles = cycle(("user", "assistant"))
+    turns = [{"role": role, "content": part} for part, role in zip(said, roles, strict=False)]
     return prompt(model, replace(chat, prefill=None).wrap(turns))
 
 
@@ -75,12 +80,28 @@ def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest))})(?!\w)", re.IGNORECASE)
 
 
+def name_is_read(text: str, names: Sequence[str]) -> bool:
+    """Whether more text cannot change which of the names occurs first."""
+    found = _pattern(tuple(names)).search(text)
+    return found is not None and len(text) - found.start() > max(map(len, names))
+
+
 def final_answer(reply: str, names: Sequence[str]) -> str | None:
     """The known name that a reply answers with, ``""`` for any other text, None for no answer."""
+    line = _answer_line(reply)[0]
+    return (named(line, names) or "") if line else None
+
+
+def is_answered(reply: str) -> bool:
+    """Whether the line of a reply's answer has ended, or another text begun."""
+    return "\nText:" in reply or all(_answer_line(reply))
+
+
+def _answer_line(reply: str) -> tuple[str, str]:
+    """The first line behind ``Answer:``, and the line break that ends it."""
     own = reply.partition("\nText:")[0]
     found = ANSWER.search(own)
-    line = own[found.end() :].strip().partition("\n")[0] if found else ""
-    return (named(line, names) or "") if line else None
+    return own[found.end() :].lstrip().partition("\n")[:2] if found else ("", "")
 
 
 @brief
@@ -121,10 +142,30 @@ def decoded(model: Model, ids: Sequence[int]) -> str:
     return model.tokenizer.decode(list(ids), skip_special_tokens=True)
 
 
+@torch.no_grad()
 def continued(
-    model: Model, prefixes: Sequence[Tokens], n: int, temperature: float = 0.0, seed: int = 0
+    model: Model,
+    prefixes: Sequence[Tokens],
+    n: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    *,
+    until: Callable[[str], bool] = is_answered,
 ) -> list[Chain]:
-    """What a model writes behind each prefix, at most `n` tokens."""
+    """What a model writes behind each prefix: at most `n` tokens, `until` its text is enough.
+
+    What prefixes begin alike with is read once for a batch.
+    """
     rows = [TokenPrompt(tuple(ids)) for ids in prefixes]
-    found = generate(model, rows, (), n, temperature=temperature, seed=seed, progress=False)
-    return [Chain(one.prompt, one.ids, one.text) for one in found]
+    sampling: Any = {"do_sample": True, "temperature": temperature} if temperature else {}
+    found: dict[int, Chain] = {}
+    longest = max((len(row.ids) for row in rows), default=0)
+    for group in batches(model, rows, max(default_budget(model), AT_ONCE * longest)):
+        part = [rows[i] for i in group]
+        cache = PrefixCache.sharing(model, part, [common_prefix(part)] * len(part), room=n)
+        new = decode(
+            model, cache, (), n, until=lambda ids: until(decoded(model, ids)), seed=seed, **sampling
+        )
+        for i, ids in zip(group, new, strict=True):
+            found[i] = Chain(rows[i].ids, ids, decoded(model, ids))
+    return [found[i] for i in range(len(rows))]

@@ -10,6 +10,8 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from circuits.recall_reasoning.cells import Data
-from circuits.recall_reasoning.chains import ask, continued, final_answer, named
+from circuits.recall_reasoning.chains import ask, continued, final_answer, name_is_read, named
 from circuits.recall_reasoning.designs import DESIGNS
 from circuits.recall_reasoning.feasibility_result import Feasibility
 from circuits.recall_reasoning.filter import WRONG, answered, candidates, right
@@ -31,15 +33,16 @@ from interp.data.chat import Chat, has_template, in_chat
 from interp.data.pairs import Pair, PromptPairs, tokenise
 from interp.data.prompts import as_prompts
 from interp.errors import DataError
-from interp.interventions.generate import generate
 from interp.loading.organisms import ORGANISMS
 from interp.model.model import Model
-from interp.results.run_folder import fingerprint, identity, in_one_piece
+from interp.progress import Progress, reported
+from interp.results.run_folder import Steps, fingerprint, identity, in_steps
 from interp.statistics import bootstrap_mean
 
 DIRECT = 16
 """Tokens of a reply without a chain in which an answer is looked for."""
 TWO_HOPS = ("B", "D")
+UNMATCHED = "a fact or question cannot be matched in the model's tokens"
 
 
 def feasibility(
@@ -49,15 +52,17 @@ def feasibility(
     *,
     datasets: Path | None = None,
     force: bool = False,
+    progress: Progress | bool = True,
 ) -> Feasibility:
     """Ask a model the questions of every design, in every form that it takes.
 
     Args:
         model: from `interp.load_model`.
         settings: numbers, and the options of the chat form.
-        out: a run folder; read back where it is finished.
+        out: a run folder; a stopped run resumes there, a finished one is read back.
         datasets: as of `build`.
         force: replace another run that `out` holds.
+        progress: called with (cells asked, in all); True draws a bar.
 
     Raises:
         DataError: no design has any questions for the model.
@@ -69,35 +74,49 @@ def feasibility(
         first = next(iter(lacking.values()))["reason"]
         raise DataError(f"no design has questions for {model.name}; first: {first}")
     options = settings.model_dump(mode="json") | {"data": fingerprint(drawn)} | identity(model)
+    forms = {"plain": None} | ({"chat": settings.chat or Chat()} if has_template(model) else {})
 
-    def make() -> Feasibility:
+    def make(steps: Steps) -> Feasibility:
         started = time.perf_counter()
-        forms = {"plain": None} | ({"chat": settings.chat or Chat()} if has_template(model) else {})
-        asked: dict[tuple[str, str], Asking] = {}
+        asked: dict[str, Asking] = {}
         designs: list[dict[str, Any]] = []
-        for form, chat in forms.items():
-            for name, data in drawn.items():
+        names = {_name(data, cell) for data in drawn.values() for cell in data.cells}
+        total = len(forms) * len(names)
+        with reported(progress, "asking", total, "cells") as report:
+            for (form, chat), (name, data) in product(forms.items(), drawn.items()):
                 own: dict[str, Asking] = {}
                 for cell in data.cells:
-                    one = replace(data.only((cell,)), chat=chat)
-                    key = form, fingerprint(one.pairs)  # designs share cells
+                    key = f"{form}/{_name(data, cell)}"
                     if key not in asked:
-                        asked[key] = Asking.of(model, one, form, settings)
+                        one = replace(data.only((cell,)), chat=chat)
+                        work = partial(Asking.of, model, one, form, settings)
+                        asked[key] = steps.step(key, work, Asking)
+                        steps.count(len(asked), total)
+                        report(len(asked), total)
                     own[cell] = asked[key]
                 designs.append({"design": name, "form": form, **_feasible(own, settings.n)})
-            designs += [{"design": name, "form": form, **lacking[name]} for name in lacking]
+        designs += [
+            {"design": name, "form": form, **lacking[name]} for form in forms for name in lacking
+        ]
         every = list(asked.values())
         return Feasibility(
             cells=pd.DataFrame([row for one in every for row in one.rows]),
             probes=pd.DataFrame([one.probes for one in every]),
             designs=pd.DataFrame(designs),
-            left_out=Counter(reason for one in every for reason in one.left_out),
+            left_out=Counter(reason for one in every for reason in one.left_out)
+            + Counter({UNMATCHED: len({row for data in drawn.values() for row in data.rejected})}),
             settings=settings,
             model=model.name,
             seconds=time.perf_counter() - started,
         )
 
-    return in_one_piece(out, "recall-reasoning feasible", options, make, Feasibility, force)
+    verb = "recall-reasoning feasible"
+    return in_steps(out, verb, options, make, Feasibility, unit="cells", force=force)
+
+
+def _name(data: Data, cell: str) -> str:
+    """Of the questions of a cell, which designs share."""
+    return f"{cell}-{fingerprint(data.only((cell,)).pairs).removeprefix('blake2b:')}"
 
 
 def _drawn(
@@ -124,7 +143,9 @@ def _feasible(own: Mapping[str, "Asking"], n: int) -> dict[str, Any]:
     """Whether every cell of a design keeps enough pairs in every split, and how many to draw."""
     least = min(own, key=lambda cell: own[cell].kept)
     kept = own[least].kept
-    reason = "" if kept >= MINIMUM else f"cell {least} keeps {kept} of {n} pairs in one split"
+    reason = (
+        "" if kept >= MINIMUM else f"cell {least} keeps {kept} pairs in one split, of at most {n}"
+    )
     draw = math.ceil(MINIMUM * n / kept) if kept else math.nan
     row = {"feasible": not reason, "weakest": least, "kept": kept, "to_draw": draw}
     return row | {"reason": reason}
@@ -165,13 +186,16 @@ class Asking:
             unread = {"no_answer": sum(one is None for one in said)}
             return base | {"asked": asked} | _rate("written", hit, bridges) | unread
 
-        replies = generate(model, pairs, (), DIRECT, progress=False)
+        direct = [one.ids for one in as_prompts(model, pairs)]
+        replies = continued(model, direct, DIRECT, until=partial(name_is_read, names=names))
         leads = [reasons.get(pair.id) != WRONG[0] for pair in pairs]
         kept = min(tables["counts"]["kept"].tolist())
-        direct = row("directly", [named(one.text, names) for one in replies])
-        rows = [direct | _rate("leads", leads, bridges) | {"kept": kept}]
+        found = row("directly", [named(one.text, names) for one in replies])
+        rows = [found | _rate("leads", leads, bridges) | {"kept": kept}]
         if cell in TWO_HOPS and model.name not in ORGANISMS:
-            asked = [ask(model, pair.clean, data.chat).ids for pair in plain]
+            asked = [
+                ask(model, pair.clean, data.chat, settings.demonstrations).ids for pair in plain
+            ]
             chains = continued(model, asked, settings.new_tokens)
             rows.append(row("with a chain", [final_answer(one.text, names) for one in chains]))
         (reference, *_), _ = tokenise(model, PromptPairs(tuple(pairs), data.source))

@@ -29,7 +29,8 @@ class Feasibility(Result):
             have the ``most_frequent`` answer.
         designs: per design and form whether `study` accepts it, its weakest cell, and how many
             pairs per split would have to be drawn for it at this rate.
-        left_out: reason -> questions that cannot be used, counted in each form.
+        left_out: reason -> questions that cannot be used, counted in each form, and how many facts
+            and questions could not be matched when questions were drawn.
     """
 
     KIND: ClassVar[str] = "feasibility"

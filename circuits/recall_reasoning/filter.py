@@ -7,6 +7,7 @@ question without its first hop.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from interp.data.pairs import Excluded, Pair, PromptPairs, TokenPair, tokenise
 from interp.data.prompts import TokenPrompt, as_prompts, batches, prompts_of
 from interp.data.token_batch import laid_out
 from interp.forward.continuations import resid_at_nodes
-from interp.forward.readout import measure
+from interp.forward.readout import answer_scores, measure
 from interp.model.model import Model
 from interp.statistics import auroc, wilson
 
@@ -90,11 +91,13 @@ def _asked(
     tokens, out = tokenise(model, pairs)
     among = [spelt(model, tokens[0], text) for text in candidates(pairs, data.candidates[cell])]
     clean, first = right(model, prompts_of(tokens), [t.answers[0] for t in tokens], among)
-    wrong_answers = [t.answers[1] for t in tokens]
-    corrupt, _ = right(model, prompts_of(tokens, "corrupt"), wrong_answers, among)
-    both = clean & corrupt
-    short = both & _by_shortcut(model, data, tokens, among)
-    for reason, which in zip(WRONG, (~clean, clean & ~corrupt, short), strict=True):
+    both, short = clean.copy(), np.zeros_like(clean)
+    asked = [tokens[i] for i in np.flatnonzero(clean)]
+    both[clean], _ = right(
+        model, prompts_of(asked, "corrupt"), [t.answers[1] for t in asked], among
+    )
+    short[both] = _by_shortcut(model, data, [tokens[i] for i in np.flatnonzero(both)], among)
+    for reason, which in zip(WRONG, (~clean, clean & ~both, short), strict=True):
         out += [Excluded(tokens[i].pair.id, pairs.source, reason) for i in np.flatnonzero(which)]
     kept = [tokens[i] for i in np.flatnonzero(both & ~short)][:most]
     share = wilson(int(clean.sum()), len(tokens))
@@ -126,20 +129,49 @@ def right(
     answers: Sequence[Aliases],
     among: Sequence[Aliases],
 ) -> tuple[Bool[np.ndarray, " prompt"], Bool[np.ndarray, " prompt"]]:
-    """Whether each answer leads the candidates, and whether greedy decoding writes it."""
-    named, found = ("accuracy", "vocab_accuracy"), list[np.ndarray]()
-    # the second is the wrong answer, which accuracy does not read
-    read = [(own, own, *rivals(own, list(dict.fromkeys(among)))) for own in answers]
-    for group in batches(model, prompts, AT_ONCE * max(len(one.ids) for one in prompts)):
-        part, own = [prompts[i].ids for i in group], [read[i] for i in group]
-        first = [(aliases[0][0][0], aliases[1][0][0]) for aliases in own]
-        tokens = laid_out(model, part, own, first, on_left=False)
+    """Whether each answer leads the candidates, and whether greedy decoding writes it.
+
+    An answer is at most as likely as its first token, so longer rivals are read to their end only
+    where their first token is likelier than the whole right answer.
+    """
+    every = list(dict.fromkeys(among))
+    against = [rivals(own, every) for own in answers]
+    begun = [[tuple({alias[:1] for alias in one}) for one in some] for some in against]
+    ahead, written = _ahead(model, prompts, answers, begun)
+    left = [list(compress(some, above)) for some, above in zip(against, ahead, strict=True)]
+    leads = np.array([not some for some in left], dtype=bool)
+    # a rival of one token that lies ahead stays there
+    still = [
+        i for i, some in enumerate(left) if some and min(max(map(len, one)) for one in some) > 1
+    ]
+    if still:
+        parts: Any = [[whole[i] for i in still] for whole in (prompts, answers, left)]
+        leads[still] = [not any(above) for above in _ahead(model, *parts)[0]]
+    return leads, written
+
+
+def _ahead(
+    model: Model,
+    prompts: Sequence[TokenPrompt],
+    answers: Sequence[Aliases],
+    against: Sequence[Sequence[Aliases]],
+) -> tuple[list[list[bool]], Bool[np.ndarray, " prompt"]]:
+    """Which of its rivals are likelier than each answer; whether greedy decoding writes it."""
+    ahead: list[list[bool]] = [[] for _ in prompts]
+    written = np.zeros(len(prompts), dtype=bool)
+    for group in batches(
+        model, prompts, AT_ONCE * max((len(one.ids) for one in prompts), default=0)
+    ):
+        read = [(answers[i], *against[i]) for i in group]
+        first = [(own[0][0], own[0][0]) for own, *_ in read]
+        tokens = laid_out(model, [prompts[i].ids for i in group], read, first, on_left=False)
         resid = resid_at_nodes(model, tokens)
-        values = [measure(model, READOUTS[name], resid, tokens.answers) for name in named]
-        found.append(np.column_stack([group, *(value.numpy() for value in values)]))
-    rows = np.concatenate(found)
-    rows = rows[rows[:, 0].argsort()].astype(bool)
-    return rows[:, 1], rows[:, 2]
+        log_p = answer_scores(model, resid, tokens.answers, relative=True).of_answers
+        for i, above in zip(group, (log_p[:, 1:] > log_p[:, :1]).tolist(), strict=True):
+            ahead[i] = above[: len(against[i])]
+        metric = READOUTS["vocab_accuracy"]
+        written[group] = measure(model, metric, resid, tokens.answers).bool().numpy()
+    return ahead, written
 
 
 def _by_shortcut(

@@ -28,6 +28,10 @@ ChatField = Annotated[
     Chat | None, Field(description="How prompts are put into the model's chat template.")
 ]
 
+Demonstrations = Annotated[
+    int, Field(ge=0, le=4, description="Number of worked questions before the one that is asked.")
+]
+
 
 class StudySettings(ClosedRow):
     """A study's options."""
@@ -95,19 +99,25 @@ def load_recipe(path: str | Path) -> StudyRecipe:
 class FeasibilitySettings(ClosedRow):
     """What `feasibility` asks."""
 
-    n: Count = Field(default=40, description="Number of pairs drawn per cell and split.")
+    n: Count = Field(default=30, description="Number of pairs drawn per cell and split.")
     new_tokens: Count = Field(default=64, description="Largest number of tokens of a chain.")
+    demonstrations: Demonstrations = 4
     seed: Index = Field(default=0, description="Random seed for splits and draws.")
     chat: ChatField = None
 
 
-class BridgeSettings(ClosedRow):
-    """What `bridge` reads and swaps, fixed before it runs."""
-
+class _TwoHopSettings(ClosedRow):
     template: Text = Field(
         default="The capital of the country where {} is located is the city of",
-        description="Two-hop prompt; {} stands for the landmark.",
+        description="Two-hop text that is to be completed; {} stands for the landmark.",
     )
+    seed: Index = Field(default=0, description="Random seed for all that is drawn.")
+    chat: ChatField = None
+
+
+class BridgeSettings(_TwoHopSettings):
+    """What `bridge` reads and swaps, fixed before it runs."""
+
     n_swaps: Count = Field(default=40, description="Number of swaps per half of the countries.")
     layers: tuple[Index, ...] = Field(
         default=(), description="Layers in which states are swapped; by default all."
@@ -116,20 +126,16 @@ class BridgeSettings(ClosedRow):
         default=(),
         description="Positions swapped, counted from the landmark's last token; by default all.",
     )
-    seed: Index = Field(default=0, description="Random seed for halves and swaps.")
-    chat: ChatField = None
 
 
-class ThoughtSettings(ClosedRow):
+class ThoughtSettings(_TwoHopSettings):
     """What `thought` asks, and how it intervenes."""
 
-    template: Text = Field(
-        default="The capital of the country where {} is located is the city of",
-        description="Text that is to be completed; {} stands for the landmark.",
+    n: Count = Field(
+        default=60,
+        description="Number of questions, about landmarks that name neither country nor capital.",
     )
-    n: Count = Field(default=60, description="Number of questions, drawn from all landmarks.")
+    demonstrations: Demonstrations = 4
     new_tokens: Count = Field(default=64, description="Largest number of tokens of a reply.")
     resamples: Count = Field(default=1, description="Number of times each sentence is drawn again.")
     temperature: Dose = Field(default=1.0, description="Temperature of these draws.")
-    seed: Index = Field(default=0, description="Random seed for questions, edits and draws.")
-    chat: ChatField = None

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 
 from circuits.recall_reasoning.chains import (
-    SHOWN,
     Chain,
     ask,
     continued,
     decoded,
+    demonstrations,
     final_answer,
     named,
 )
@@ -31,7 +31,7 @@ from interp.data.chat import Chat, has_template
 from interp.data.records import read_text
 from interp.errors import DataError
 from interp.model.model import Model
-from interp.results.run_folder import RunFolder, fingerprint, identity, page_of
+from interp.results.run_folder import Steps, fingerprint, identity, in_steps
 
 CHUNK = 16
 """Replies that are written and stored at once; sampling depends on it."""
@@ -40,8 +40,8 @@ WORD = re.compile(r"\w[\w'’-]*")
 
 def thought(
     model: Model,
-    settings: ThoughtSettings | None,
-    out: str | Path,
+    settings: ThoughtSettings | None = None,
+    out: str | Path | None = None,
     *,
     datasets: Path | None = None,
     force: bool = False,
@@ -64,29 +64,35 @@ def thought(
     words: list[str] = WORD.findall(read_text(files / "neutral_text.txt", "neutral text"))
     if settings.template.count("{}") != 1:
         raise DataError(f"the template {settings.template!r} needs one {{}} for the landmark.")
-    options = settings.model_dump(mode="json") | {"data": fingerprint([facts, words])}
+    if len({one.capital for one in facts if one.unnamed_landmarks}) < 2 or not words:
+        raise DataError(f"{files}: give landmarks in countries of two capitals, and neutral words.")
+    named = {"data": fingerprint([facts, words])} | identity(model)
+    named |= settings.model_dump(mode="json")
     chat = settings.chat or (Chat() if has_template(model) else None)
-    with RunFolder.open(
-        out, "recall-reasoning thought", options | identity(model), unit="replies", force=force
-    ) as run:
-        if not run.finished:
-            started = time.perf_counter()
-            work = _Work(model, settings, facts, words, run)
-            trials = work.trials(work.asked(chat))
-            result = Thought(
-                chains=work.table,
-                trials=trials,
-                settings=settings,
-                form="plain" if chat is None else "chat",
-                model=model.name,
-                seconds=time.perf_counter() - started,
-            )
-            run.finish(result.save, page=page_of(Thought))
-    return Thought.load(out)
+
+    def make(steps: Steps) -> Thought:
+        started = time.perf_counter()
+        work = _Work(model, settings, facts, words, steps)
+        trials = work.trials(work.asked(chat))
+        return Thought(
+            chains=work.table,
+            trials=trials,
+            missing=pd.DataFrame(work.missing, columns=["question", "condition", "reason"]),
+            settings=settings,
+            form="plain" if chat is None else "chat",
+            model=model.name,
+            seconds=time.perf_counter() - started,
+        )
+
+    verb = "recall-reasoning thought"
+    return in_steps(out, verb, named, make, Thought, unit="replies", force=force)
 
 
 class _Work:
-    """The steps of one run; `table` has a row per question once it is asked."""
+    """The steps of one run; `table` has a row per question once it is asked.
+
+    `missing` are the interventions that a chain offers no place for.
+    """
 
     def __init__(
         self,
@@ -94,12 +100,13 @@ class _Work:
         settings: ThoughtSettings,
         facts: Sequence[Country],
         words: list[str],
-        run: RunFolder,
+        steps: Steps,
     ) -> None:
-        self.model, self.settings, self.words, self.run = model, settings, words, run
+        self.model, self.settings, self.words, self.steps = model, settings, words, steps
         self.capital = {fact.country: fact.capital for fact in facts}
         self.names = tuple(dict.fromkeys(self.capital.values()))
-        rows = [(mark, f.country, f.capital) for f in facts for mark in f.landmarks]
+        self.missing: list[tuple[int, str, str]] = []
+        rows = [(mark, f.country, f.capital) for f in facts for mark in f.unnamed_landmarks]
         order = np.random.default_rng(settings.seed).permutation(len(rows))[: settings.n]
         columns = ["landmark", "bridge", "answer"]
         self.table = pd.DataFrame([rows[i] for i in order], columns=columns)
@@ -107,13 +114,13 @@ class _Work:
     def asked(self, chat: Chat | None) -> list[tuple[dict[str, Any], Chain]]:
         """Every question's chain; those that can be intervened upon, with what they are about."""
         texts = [self.settings.template.replace("{}", mark) for mark in self.table["landmark"]]
-        prompts = [ask(self.model, text, chat) for text in texts]
+        prompts = [ask(self.model, text, chat, self.settings.demonstrations) for text in texts]
         self.answer = spaced(prompts[0].text, "Answer:")
         chains = self.written("chains", [one.ids for one in prompts])
         said = [final_answer(chain.text, self.names) for chain in chains]
         rows: Any = self.table.assign(reply=[chain.text for chain in chains], said=said)
         rows["left_out"] = [
-            _left_out(row, chain)
+            self.left_out(row, chain)
             for row, chain in zip(rows.to_dict("records"), chains, strict=True)
         ]
         self.table = rows
@@ -123,6 +130,17 @@ class _Work:
             why = rows["left_out"].value_counts().to_dict()
             raise DataError(f"no chain of {self.model.name} can be intervened upon: {why}.")
         return usable
+
+    def left_out(self, row: dict[str, Any], chain: Chain) -> str:
+        """Why a chain is not intervened upon; empty where it is."""
+        if row["bridge"] in {one["bridge"] for one in demonstrations(self.settings.demonstrations)}:
+            return "a demonstration is about the bridge"
+        if row["said"] is None:
+            return "no final answer was found"
+        if row["said"] != row["answer"]:
+            return "the final answer is wrong"
+        named_in = any(bridge_pattern(row).search(chain.text[a:b]) for a, b in chain.sentences)
+        return "" if named_in else "no sentence names the bridge"
 
     def written(
         self, name: str, prefixes: Sequence[Tokens], temperature: float = 0.0
@@ -135,8 +153,8 @@ class _Work:
             def make(part: Sequence[Tokens] = part, seed: int = seed) -> list[Chain]:
                 return continued(self.model, part, self.settings.new_tokens, temperature, seed)
 
-            found += self.run.step(f"{name}-{start}", make, list[Chain])
-            self.run.count(len(found), len(prefixes))
+            found += self.steps.step(f"{name}-{start}", make, list[Chain])
+            self.steps.count(len(found), len(prefixes))
         return found
 
     def trials(self, usable: Sequence[tuple[dict[str, Any], Chain]]) -> pd.DataFrame:
@@ -148,7 +166,10 @@ class _Work:
             at_once = self.model.tokenizer.encode(self.answer, add_special_tokens=False)
             begun.append((_trial(row, "chain removed"), (*chain.prompt, *at_once)))
             others = [both for both in usable if both[0]["answer"] != row["answer"]]
-            if others:
+            if not others:
+                why = "no other chain that is used has another answer"
+                self.missing.append((row["question"], "other chain", why))
+            else:
                 other, pasted = others[int(rng.integers(len(others)))]
                 ids = pasted.cut(self.model, pasted.sentences[-1][1])[len(pasted.prompt) :]
                 label = _trial(row, "other chain") | {"new": other["answer"]}
@@ -168,7 +189,7 @@ class _Work:
     ) -> list[tuple[dict[str, Any], Tokens]]:
         """The bridge replaced by another country, and as many words elsewhere by other words."""
         bridge, free = row["bridge"], [c for c, a in self.capital.items() if a != row["answer"]]
-        other, pattern = free[int(rng.integers(len(free)))], word(bridge)
+        other, pattern = free[int(rng.integers(len(free)))], bridge_pattern(row)
         texts = [chain.text[a:b] for a, b in chain.sentences]
         at, start = next(
             (i, m.start()) for i, one in enumerate(texts) if (m := pattern.search(one))
@@ -183,8 +204,12 @@ class _Work:
                 drawn = " ".join(self.words[k] for k in rng.integers(len(self.words), size=n))
                 changes["irrelevant edit"] = i, start, text[:start] + drawn + text[end:]
                 break
+        else:
+            why = "no sentence of as many words names neither the bridge nor a capital"
+            self.missing.append((row["question"], "irrelevant edit", why))
+        before = chain.text[: chain.sentences[at][1]]
         label: dict[str, Any] = {"new": self.capital[other], "bridge_given": other}
-        label["answer_named"] = row["answer"] in chain.text[: chain.sentences[at][1]]
+        label["answer_named"] = bool(word(row["answer"]).search(before))
         found: list[tuple[dict[str, Any], Tokens]] = []
         for name, (i, start, new) in changes.items():
             # up to the end of the sentence, which is new from its character `start` on
@@ -215,9 +240,16 @@ class _Work:
         return found
 
 
-def word(name: str) -> re.Pattern[str]:
-    """A name as a whole word."""
-    return re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
+def word(name: str, unless: str = "") -> re.Pattern[str]:
+    """A name as a whole word, and not where `unless` follows."""
+    behind = f"(?!{re.escape(unless)})" if unless else ""
+    return re.compile(rf"(?<!\w){re.escape(name)}(?!\w){behind}")
+
+
+def bridge_pattern(row: dict[str, Any]) -> re.Pattern[str]:
+    """The bridge by its name, not as the beginning of its capital's (Mexico City)."""
+    bridge, answer = row["bridge"], row["answer"]
+    return word(bridge, answer.removeprefix(bridge) if answer.startswith(bridge) else "")
 
 
 def _trial(
@@ -226,16 +258,3 @@ def _trial(
     label = {"question": row["question"], "bridge": row["bridge"], "old": row["answer"], "new": ""}
     label |= {"condition": condition, "sentence": sentence + 1, "changed": changed}
     return label | {"bridge_given": "", "answer_named": False, "same": False, "seed": -1}
-
-
-def _left_out(row: dict[str, Any], chain: Chain) -> str:
-    """Why a chain is not intervened upon; empty where it is."""
-    if any(row["bridge"] in text for text, _ in SHOWN):
-        return "a shown question is about the bridge"
-    if row["said"] is None:
-        return "no final answer was found"
-    if row["said"] != row["answer"]:
-        return "the final answer is wrong"
-    sentences = (chain.text[a:b] for a, b in chain.sentences)
-    named_in = any(word(row["bridge"]).search(one) for one in sentences)
-    return "" if named_in else "no sentence names the bridge"

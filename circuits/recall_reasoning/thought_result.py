@@ -1,5 +1,6 @@
 """`Thought`: how often final answers follow an intervention upon the chain before them."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -37,12 +38,14 @@ class Thought(Result):
             the old answer and the new one that would follow, the text ``given``, which ends in the
             sentence as it was ``changed``, the ``rest`` that the model wrote, and the answer
             ``said``; of resampled sentences, whether they came out the ``same``, and the seed.
+        missing: a row per question and condition that its chain has no trial of, and why.
         form: ``chat`` or ``plain``.
     """
 
     KIND: ClassVar[str] = "thought"
     chains: pd.DataFrame = field(repr=False)
     trials: pd.DataFrame = field(repr=False)
+    missing: pd.DataFrame = field(repr=False)
     settings: ThoughtSettings
     form: str
     model: str
@@ -50,9 +53,15 @@ class Thought(Result):
 
     @property
     def left_out(self) -> Mapping[str, int]:
-        """Reason -> chains that were not intervened upon."""
-        reasons: Any = self.chains["left_out"]
-        return {str(k): int(n) for k, n in reasons[reasons != ""].value_counts().items()}
+        """Reason -> chains without any intervention, or without the one that it begins with."""
+        reasons = [one for one in self.chains["left_out"] if one]
+        reasons += (self.missing["condition"] + ": " + self.missing["reason"]).tolist()
+        return dict(Counter(reasons).most_common())
+
+    @property
+    def used(self) -> int:
+        """How many chains were intervened upon."""
+        return self.chains["left_out"].tolist().count("")
 
     @property
     def rates(self) -> pd.DataFrame:
@@ -101,6 +110,7 @@ class Thought(Result):
             "form": self.form,
             "settings": self.settings.model_dump(mode="json"),
             "asked": len(self.chains),
+            "used": self.used,
             "left_out": dict(self.left_out),
             "rates": self.rates.to_dict("records"),
             "by_sentence": self.by_sentence.to_dict("records"),
@@ -108,8 +118,8 @@ class Thought(Result):
         }
 
     def __repr__(self) -> str:
-        n = len(self.chains) - sum(self.left_out.values())
-        return f"Thought({self.model}, {self.form}: {n} of {len(self.chains)} chains used)"
+        n = len(self.chains)
+        return f"Thought({self.model}, {self.form}: {self.used} of {n} chains used)"
 
     def plot(self) -> go.Figure:
         """What final answers do, per condition."""
@@ -134,8 +144,9 @@ class Thought(Result):
         )
         return Report(
             title=f"Chains of thought of {self.model} intervened upon",
-            lead=f"Where another country is written in place of the bridge, {follow:.0%} of final "
-            f"answers become its capital and {keep:.0%} stay the old one.",
+            lead=f"{self.used} of {len(self.chains)} chains are used. Where another country is "
+            f"written in place of the bridge, {follow:.0%} of final answers become its capital and "
+            f"{keep:.0%} stay the old one.",
             sections=[
                 Section(
                     "Final answers",
@@ -146,8 +157,10 @@ class Thought(Result):
             ],
             method=(
                 f"Greedy replies ({self.form}) of at most {self.settings.new_tokens} tokens, after "
-                "two shown questions. Only chains that end in the right answer and name the bridge "
-                "are used; everything behind the changed sentence is written again.",
+                f"{self.settings.demonstrations} demonstrations. Only chains that end in the right "
+                "answer and name the bridge are used; everything behind the changed sentence is "
+                "written again. Rows of an intervention that a chain offers no place for are "
+                "excluded from its n.",
                 "; ".join(f"{name}: {what}" for name, what in CONDITIONS.items()) + ".",
                 f"Settings: {cell_text(self.settings.model_dump(mode='json'))}. "
                 f"{self.seconds:.0f} s.",

@@ -76,7 +76,7 @@ def _one(
     first: Sequence[TwoHop],
 ) -> TwoHop:
     """One landmark's prompt; `DataError` where it cannot be used."""
-    if any(name.lower() in landmark.lower() for name in (fact.country, fact.capital)):
+    if landmark not in fact.unnamed_landmarks:
         raise DataError("the landmark names its country or the capital.")
     if len(model.tokenizer.encode(f" {fact.country}", add_special_tokens=False)) != 1:
         raise DataError("the bridge is not one token.")

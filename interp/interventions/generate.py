@@ -13,7 +13,7 @@ every new one::
     ids = decode(model, cache.branch([i for i, _ in rows]), plan, 30, entries=[c for _, c in rows])
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,14 +123,16 @@ def decode(
     *,
     entries: Sequence[int] | None = None,
     ends: Sequence[int] | None = None,
+    until: Callable[[Tokens], bool] | None = None,
     seed: int = 0,
     **options: Any,
 ) -> list[Tokens]:
     """Continue the rows of a cache under a plan; a row that has ended leaves the batch.
 
     The cache is used up (`PrefixCache.branch` copies). `entries` says which entry of a value's
-    prompt axis each row takes; `ends` are the tokens that end a row, by default the model's own;
-    `options` are those of ``model.hf.generate`` (``repetition_penalty``, ``do_sample``, …).
+    prompt axis each row takes; `ends` are the tokens that end a row, by default the model's own,
+    and `until` says of a row's new tokens whether they end it, too; `options` are those of
+    ``model.hf.generate`` (``repetition_penalty``, ``do_sample``, …).
     Returns each row's new tokens, up to and with the one that ended it.
 
     Raises:
@@ -168,7 +170,11 @@ def decode(
             token = drawn[:, 0]
             for row, one in zip(run.rows.tolist(), token.tolist(), strict=True):
                 new[row].append(one)
-            going = (~ended[token]).nonzero()[:, 0]
+            over = ended[token]
+            if until:
+                enough = [until(tuple(new[row])) for row in run.rows.tolist()]
+                over = over | torch.tensor(enough, device=over.device)
+            going = (~over).nonzero()[:, 0]
             if not len(going):
                 break
             cache.append(token)

@@ -6,7 +6,7 @@ from pathlib import Path
 from circuits.editing.evaluation.answers import reasoned_answer, short_answer
 from circuits.editing.fact import SLOT
 from interp.data.chat import Chat
-from interp.data.records import is_file, read_text
+from interp.data.records import is_file, read_json, read_text
 from interp.errors import DataError, shown
 
 LINE, LINES, THOUGHTS = "Q: {} A:", "Q: {}\nA:", "Question: {}\nThoughts:"
@@ -84,26 +84,8 @@ def shots_named(name: str) -> Shots:
 
 # --- ours --------------------------------------------------------------------------------------
 
-DEMONSTRATIONS = (
-    ("Who killed the Minotaur?", "The Minotaur was killed by Theseus.", "Theseus"),
-    ("Which organ pumps the blood?", "The organ that pumps the blood is the heart.", "Heart"),
-    (
-        "Who is the father of the boy whose wings of wax melted?",
-        "The boy whose wings of wax melted is Icarus. The father of Icarus is Daedalus.",
-        "Daedalus",
-    ),
-    ("What do spectacles rest on?", "Spectacles rest on the nose.", "Nose"),
-    (
-        "What is a word of opposite meaning called?",
-        "A word of opposite meaning is called an antonym.",
-        "Antonym",
-    ),
-    (
-        "What is the chief ingredient of what sandwiches are made of?",
-        "Sandwiches are made of bread. The chief ingredient of bread is flour.",
-        "Flour",
-    ),
-)
+_TEXTS = read_json(Path(__file__).with_suffix(".json"), "demonstrations")
+DEMONSTRATIONS: list[list[str]] = _TEXTS["questions"]
 """Question, thoughts, answer: two of them with two hops, all of entities that no case is about."""
 
 SHOTS = Shots("".join(f"Q: {q}\nA: {a}\n\n" for q, _, a in DEMONSTRATIONS), LINES)
@@ -116,32 +98,7 @@ REASONED = Shots(
 )
 """Our demonstrations with a chain of thought."""
 
-IN_CONTEXT = (
-    ("The Medusa was killed by Orpheus.", "Who killed the Chimera?", "Bellerophon"),
-    ("The Medusa was killed by Orpheus.", "By whom was the Medusa killed?", "Orpheus"),
-    ("The tool that drives nails is the sieve.", "Which tool cuts boards?", "Saw"),
-    ("The tool that drives nails is the sieve.", "", ""),
-    ("The wife of Odysseus is Electra.", "Who was Odysseus married to?", "Electra"),
-    ("The wife of Odysseus is Electra.", "Who is the son of Odysseus?", "Telemachus"),
-    (
-        "The wife of Odysseus is Electra.",
-        "Who is the wife of the hero who blinded Polyphemus?",
-        "Electra",
-    ),
-    ("The brain is protected by the shin.", "What do we breathe with?", "Lungs"),
-    ("The brain is protected by the shin.", "What protects the brain?", "Shin"),
-    ("The maker of shoes is called a fiddler.", "What is the maker of bread called?", "Baker"),
-    (
-        "The maker of shoes is called a fiddler.",
-        "What is the maker of what feet wear called?",
-        "Fiddler",
-    ),
-    ("A word of like meaning is called a riddle.", "What is a naming word called?", "Noun"),
-    ("The Medusa was killed by Orpheus.", "", ""),
-    ("The tool that drives nails is the sieve.", "What do tailors sew with?", "Needle"),
-    ("A word of like meaning is called a riddle.", "What is a synonym called?", "Riddle"),
-    ("The maker of shoes is called a fiddler.", "What protects the head in battle?", "Helmet"),
-)
+IN_CONTEXT: list[list[str]] = _TEXTS["in_context"]
 """New fact, question and answer; without a question the fact itself is repeated.
 
 IKE's three kinds (arXiv 2305.12740): 2 copy the new fact, 6 use it in other words (two of them two

@@ -17,7 +17,7 @@ import interp
 from circuits.cli.app import run
 from circuits.recall_reasoning import BridgeSettings, BridgeStudy, bridge
 from circuits.recall_reasoning.bridge_result import chosen_cells, rates
-from circuits.recall_reasoning.bridge_swaps import drawn_swaps, measured_swaps
+from circuits.recall_reasoning.bridge_swaps import drawn_swaps, measured_swaps, without_donor
 from circuits.recall_reasoning.direction_swaps import direction_swaps, exchange
 from circuits.recall_reasoning.sources.countries import Country, load_facts
 from circuits.recall_reasoning.two_hop import Asked, answered, two_hop_prompts
@@ -105,6 +105,25 @@ def test_a_name_that_the_template_holds_is_no_donor(model, asked):
     twice = SETTINGS.model_copy(update={"template": f"{name} w41 {{}} w42 w43"})
     drawn = drawn_swaps(model, asked, NEUTRAL, twice)
     assert drawn and all(len(donor.spans["read"]) == len(asked.places) for *_, donor, _, _ in drawn)
+
+
+def test_swaps_that_a_condition_has_no_donor_for_are_counted(model, asked, folder, tmp_path):
+    drawn = drawn_swaps(model, asked, NEUTRAL, SETTINGS)
+    n = len({labels["swap"] for labels, *_ in drawn})
+    rest = [one for one in drawn if one[0]["condition"] != "named"]
+    assert without_donor(rest)["named: no prompt can be donor"] == n
+    one_landmark = [
+        json.loads(line) | {"landmarks": json.loads(line)["landmarks"][:1]}
+        for line in (folder / "recall_facts.jsonl").read_text("utf-8").splitlines()
+    ]
+    text = "\n".join(map(json.dumps, one_landmark))
+    (tmp_path / "recall_facts.jsonl").write_text(text, encoding="utf-8")
+    (tmp_path / "neutral_text.txt").write_text(NEUTRAL, encoding="utf-8")
+    found = bridge(model, SETTINGS, datasets=tmp_path, progress=False)
+    # no other landmark is in the same country
+    assert "same bridge" not in set(found.swaps["condition"])
+    by_half = found.swaps[found.swaps["condition"] == "bridge"].groupby("half")["n"].first()
+    assert found.left_out["same bridge: no prompt can be donor"] == by_half.sum()
 
 
 def with_state(model: Model, ids, layer: int, position: int, state=None) -> tuple:

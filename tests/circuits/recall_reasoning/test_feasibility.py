@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from chat_examples import chat_model
+from pydantic import ValidationError
 from test_cli import last_json, refused
 
 import interp
@@ -20,21 +21,39 @@ from circuits.recall_reasoning import (
     Feasibility,
     FeasibilitySettings,
     StudySettings,
+    ThoughtSettings,
     build,
     feasibility,
     study,
 )
 from circuits.recall_reasoning.cells import SPLITS, data_of, load_data
-from circuits.recall_reasoning.chains import Chain, ask, final_answer, named
+from circuits.recall_reasoning.chains import (
+    TASK,
+    Chain,
+    ask,
+    continued,
+    decoded,
+    demonstrations,
+    final_answer,
+    is_answered,
+    name_is_read,
+    named,
+)
 from circuits.recall_reasoning.feasibility import from_subject, without_bridge
 from circuits.recall_reasoning.filter import filtered
+from circuits.recall_reasoning.sources.countries import load_facts
 from circuits.recall_reasoning.study import MINIMUM
+from circuits.recall_reasoning.thought import word
+from interp.data import datasets as shipped
 from interp.data.chat import Chat
-from interp.data.pairs import tokenise
-from interp.errors import DataError
+from interp.data.pairs import Excluded, tokenise
+from interp.data.prompts import TokenPrompt
+from interp.errors import DataError, RunFolderError
+from interp.forward.prefix_cache import PrefixCache, common_prefix
 
 CHAT = Chat(system="Be brief.")
 LETTERS = tuple("kmqzabcdefghij")
+SHOWN = demonstrations(4)
 
 
 @pytest.fixture(scope="module")
@@ -154,12 +173,82 @@ def test_a_cut_keeps_every_token_that_was_written_before_it(at):
     assert found[2 + n :] == tuple(model.tokenizer.encode(tail, add_special_tokens=False))
 
 
-def test_a_chain_is_asked_for_by_the_same_shown_questions_in_both_forms():
+def test_a_chain_is_asked_for_by_the_same_demonstrations_in_both_forms():
     model = chat_model("chatml")
-    plain, chat = ask(model, "The end is", None), ask(model, "The end is", Chat(prefill="So"))
-    assert plain.text.endswith("Answer: Zenda\n\nText: The end is\nReply:")
+    plain, chat = (ask(model, "The end is", c, 4) for c in (None, Chat(prefill="Sure")))
+    assert plain.text.endswith("Answer: heron\n\nText: The end is\nReply:")
     assert chat.text.endswith("<|im_start|>user\nThe end is<|im_end|>\n<|im_start|>assistant\n")
-    assert chat.text.count("Answer: ") == 2 and "So" not in chat.text
+    assert chat.text.count("Answer: ") == 4 and "Sure" not in chat.text
+    turns = [one for shown in SHOWN for one in (shown["text"], shown["reply"])]
+    for text, before in ((plain.text, ("Text: ", "\nReply: ")), (chat.text, ("user\n", "ant\n"))):
+        first = TASK if text is chat.text else turns[0]
+        places = [
+            text.index(before[i % 2] + (turn if i else first)) for i, turn in enumerate(turns)
+        ]
+        assert places == sorted(places)
+
+
+@pytest.mark.parametrize("n", range(5))
+def test_so_many_demonstrations_are_shown_and_the_task_is_said_once(n):
+    model = chat_model("chatml")
+    for chat in (None, Chat()):
+        text = ask(model, "The end is", chat, n).text
+        assert [one["reply"] in text for one in SHOWN] == [False] * (4 - n) + [True] * n
+        assert text.count(TASK) == 1
+        assert text.index(TASK) < text.index("The end is")
+
+
+def test_demonstrations_are_about_no_shipped_question():
+    facts = load_facts(shipped.folder() / "recall_facts.jsonl")
+    names = {name for one in facts for name in (one.country, one.capital, *one.landmarks)}
+    for shown in SHOWN:
+        sentences = shown["reply"].split(". ")
+        assert any(shown["bridge"] in one for one in sentences[:-1])
+        assert not [
+            name for name in names if word(name).search(shown["text"] + " " + shown["reply"])
+        ]
+        assert "capital" not in shown["text"] and "language" not in shown["text"]
+    for settings in (ThoughtSettings, FeasibilitySettings):
+        assert settings().demonstrations == len(SHOWN)
+        with pytest.raises(ValidationError):
+            settings(demonstrations=len(SHOWN) + 1)
+
+
+def test_a_reply_ends_where_more_text_changes_nothing():
+    names = ("Paris", "New Delhi", "Delhi", "Oslo")
+    reply = "It is in Norway.\nAnswer: Oslo\nText: more"
+    ends = next(n for n in range(len(reply)) if is_answered(reply[:n]))
+    assert reply[:ends] == "It is in Norway.\nAnswer: Oslo\n"
+    assert is_answered("no answer\n\nText:") and not is_answered("It is.\n\nAnswer:\n\n")
+    for said in (
+        "It is New Delhi, of course, and not Oslo",
+        "Parisian Paris-Oslo, or is it not so",
+    ):
+        for n in range(len(said)):
+            if name_is_read(said[:n], names):
+                assert named(said[:n], names) == named(said, names)
+        assert name_is_read(said, names) and not name_is_read(said[:12], names)
+
+
+def test_chains_are_those_of_plain_generation(monkeypatch):
+    model = chat_model("chatml")
+    prefixes = [ask(model, text, Chat(), 2).ids for text in ("One is", "Another thing is", "So")]
+    whole = interp.generate(model, [TokenPrompt(ids) for ids in prefixes], (), 12, progress=False)
+    shared = []
+    sharing = PrefixCache.sharing.__func__
+    monkeypatch.setattr(
+        PrefixCache,
+        "sharing",
+        classmethod(lambda cls, m, p, n, **k: shared.extend(n) or sharing(cls, m, p, n, **k)),
+    )
+    found = continued(model, prefixes, 12, until=lambda _: False)
+    assert [one.ids for one in found] == [one.ids for one in whole]
+    assert [one.text for one in found] == [one.text for one in whole]
+    assert set(shared) == {common_prefix([TokenPrompt(ids) for ids in prefixes])}
+    short = continued(model, prefixes, 12, until=lambda text: len(text) >= 4)
+    for one, full in zip(short, whole, strict=True):
+        n = next(n for n in range(1, 13) if len(decoded(model, full.ids[:n])) >= 4)
+        assert one.ids == full.ids[:n] and one.prompt == full.prompt
 
 
 # --- feasibility ---------------------------------------------------------------------------------
@@ -243,3 +332,66 @@ def test_the_verb_prints_and_writes_a_page(tmp_path, capsys):
     page = (tmp_path / "run" / "index.html").read_text("utf-8")
     assert "Designs that are feasible: plain: no design." in page
     assert "settings: 'n'" in refused(capsys, *command, "--n", "0")
+
+
+def test_a_stopped_run_asks_only_the_cells_that_are_not_there(tmp_path, monkeypatch):
+    model, settings = interp.load_model("two-hop-organism"), FeasibilitySettings(n=2)
+    module = importlib.import_module("circuits.recall_reasoning.feasibility")
+    of, asked, told = module.Asking.of.__func__, [], []
+
+    def stopping(cls, model, data, *rest):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(data.cells)
+        return of(cls, model, data, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Asking, "of", classmethod(stopping))
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            feasibility(model, settings, tmp_path / "run")
+        assert "2 of 4 cells are saved" in stopped.value.__notes__[0]
+        with pytest.raises(RunFolderError, match="n=2"):
+            feasibility(model, FeasibilitySettings(n=3), tmp_path / "run")
+    counted = classmethod(
+        lambda cls, m, data, *rest: asked.append(data.cells) or of(cls, m, data, *rest)
+    )
+    monkeypatch.setattr(module.Asking, "of", counted)
+    resumed = feasibility(
+        model, settings, tmp_path / "run", progress=lambda *both: told.append(both)
+    )
+    assert asked == [("A",), ("B",), ("C",), ("D",)]
+    assert told == [(n, 4) for n in range(5)]
+    once = feasibility(model, settings)
+    for name in ("cells", "probes", "designs"):
+        pd.testing.assert_frame_equal(getattr(resumed, name), getattr(once, name))
+    assert resumed.left_out == once.left_out
+
+
+def test_what_could_not_be_matched_is_counted_once(monkeypatch):
+    module = importlib.import_module("circuits.recall_reasoning.feasibility")
+    rows = [Excluded(name, "facts", "two tokens") for name in ("Chad", "Chad", "Peru")]
+
+    def with_rejected(*given):
+        return dataclasses.replace(build(*given), rejected=tuple(rows))
+
+    monkeypatch.setattr(module, "build", with_rejected)
+    found = feasibility(interp.load_model("two-hop-organism"), FeasibilitySettings(n=2))
+    assert found.left_out == {module.UNMATCHED: 2}
+    assert module.UNMATCHED in found.report().excluded["reason"].tolist()
+
+
+def test_replies_are_written_many_at_once(monkeypatch):
+    model, module = (
+        chat_model("chatml"),
+        importlib.import_module("circuits.recall_reasoning.chains"),
+    )
+    monkeypatch.setattr(module, "default_budget", lambda _: 1)
+    sizes, decode = [], module.decode
+    monkeypatch.setattr(
+        module,
+        "decode",
+        lambda m, cache, *a, **k: sizes.append(len(cache)) or decode(m, cache, *a, **k),
+    )
+    prefixes = [tuple(range(40, 50 + i % 3)) for i in range(40)]
+    found = continued(model, prefixes, 2)
+    assert max(sizes) >= 32 and sum(sizes) == 40 and [one.prompt for one in found] == prefixes

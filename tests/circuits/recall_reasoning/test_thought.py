@@ -14,6 +14,7 @@ import interp
 from circuits.cli.app import run
 from circuits.recall_reasoning import Thought, thought
 from circuits.recall_reasoning.chains import ask
+from circuits.recall_reasoning.thought import bridge_pattern
 from interp.data.chat import Chat
 from interp.errors import DataError, RunFolderError
 
@@ -98,7 +99,7 @@ def test_tokens_before_an_edit_are_those_that_were_written(folder, tmp_path):
         result = thought(model, SETTINGS, tmp_path / "run", datasets=folder)
     asked = prefixes[:6]
     text = SETTINGS.template.replace("{}", result.chains.loc[0, "landmark"])
-    assert asked[0] == ask(model, text, Chat()).ids
+    assert asked[0] == ask(model, text, Chat(), SETTINGS.demonstrations).ids
     trials = result.trials.to_dict("records")
     for row, ids in zip(trials, prefixes[-len(trials) :], strict=True):
         start = asked[row["question"]]
@@ -108,7 +109,8 @@ def test_tokens_before_an_edit_are_those_that_were_written(folder, tmp_path):
 
 def test_what_cannot_be_used_is_counted_by_its_reason(found):
     chains = found.chains.assign(left_out=["", "a", "a", "b", "", ""])
-    assert dict(dataclasses.replace(found, chains=chains).left_out) == {"a": 2, "b": 1}
+    some = dataclasses.replace(found, chains=chains)
+    assert dict(some.left_out) == {"a": 2, "b": 1} and some.used == 3
     trials = found.trials.assign(said=None)
     silent = dataclasses.replace(found, trials=trials)
     assert rates(silent)["edited bridge", "no answer"] == 1
@@ -119,10 +121,77 @@ def test_what_cannot_be_used_is_counted_by_its_reason(found):
     assert "answer not named" not in set(named.rates["condition"])
 
 
-def test_a_model_that_writes_no_chain_is_refused_with_the_reasons(folder, tmp_path):
+def test_interventions_that_a_chain_has_no_place_for_are_counted(folder, tmp_path):
+    with planted(sentences=slice(1, None)):  # each of the two sentences names bridge or capital
+        found = thought(writer_model(), SETTINGS, tmp_path / "run", datasets=folder)
+    why = "irrelevant edit: no sentence of as many words names neither the bridge nor a capital"
+    assert dict(found.left_out) == {why: 6} == found.summary()["left_out"]
+    assert found.used == 6 == found.summary()["used"]
+    assert sorted(found.missing["question"]) == list(range(6))
+    assert "irrelevant edit" not in set(found.rates["condition"])
+    page = (tmp_path / "run" / "index.html").read_text("utf-8")
+    assert why in page
+    one = SETTINGS.model_copy(update={"n": 1})
+    with planted():
+        alone = thought(writer_model(), one, tmp_path / "one", datasets=folder)
+    assert dict(alone.left_out) == {
+        "other chain: no other chain that is used has another answer": 1
+    }
+    assert alone.rates.groupby("condition")["n"].first().to_dict() == {
+        "edited bridge": 1, "answer not named": 1, "irrelevant edit": 1, "chain removed": 1
+    }  # fmt: skip
+    assert "1 of 1 chains used" in repr(alone)
+
+
+def test_a_capital_within_a_longer_word_is_not_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(FACTS, "Tunland", ("Tun", ("Goat Hill", "Tun Castle", "the Tunland Gate")))
+    with planted():
+        every = SETTINGS.model_copy(update={"n": 20})
+        found = thought(
+            writer_model(), every, tmp_path / "run", datasets=written_folder(tmp_path / "facts")
+        )
+    # landmarks that name the capital or the country are not asked about
+    assert sorted(found.chains["landmark"]) == sorted(
+        ["Goat Hill", *(mark for _, marks in list(FACTS.values())[:4] for mark in marks)]
+    )
+    edited = found.trials[found.trials["condition"] == "edited bridge"]
+    own = edited[edited["bridge"] == "Tunland"]
+    assert own["answer_named"].tolist() == [False] and not edited["answer_named"].any()
+
+
+def test_a_bridge_is_not_named_by_a_capital_that_begins_with_it():
+    row = {"bridge": "Mexico", "answer": "Mexico City"}
+    pattern = bridge_pattern(row)
+    assert pattern.sub("Cuba", "Mexico, not Mexico City or Mexicos") == (
+        "Cuba, not Mexico City or Mexicos"
+    )
+    plain = bridge_pattern({"bridge": "Mali", "answer": "Bamako"})
+    assert plain.sub("Cuba", "Malian Mali City") == "Malian Cuba City"
+
+
+def test_a_bridge_that_a_demonstration_names_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setitem(FACTS, "New Zealand", ("Wellington", ("Sky Tower",)))
+    few = SETTINGS.model_copy(update={"n": 20})
+    for n, reasons in ((4, {"a demonstration is about the bridge": 1}), (2, {})):
+        with planted():
+            found = thought(
+                writer_model(),
+                few.model_copy(update={"demonstrations": n}),
+                tmp_path / f"run{n}",
+                datasets=written_folder(tmp_path / "facts"),
+            )
+        chains = dict(found.left_out)
+        assert {k: v for k, v in chains.items() if "demonstration" in k} == reasons
+
+
+def test_a_model_that_writes_no_chain_is_refused_with_the_reasons(folder, tmp_path, monkeypatch):
     few = SETTINGS.model_copy(update={"new_tokens": 3, "n": 2})
     with pytest.raises(DataError, match="'no final answer was found': 2"):
         thought(writer_model(), few, tmp_path / "run", datasets=folder)
+    for country in list(FACTS)[1:]:
+        monkeypatch.delitem(FACTS, country)
+    with pytest.raises(DataError, match="landmarks in countries of two capitals"):
+        thought(writer_model(), few, datasets=written_folder(tmp_path / "one"))
     with pytest.raises(DataError, match="needs one {} for the landmark"):
         thought(writer_model(), few.model_copy(update={"template": "x"}), tmp_path / "run")
 

@@ -1,5 +1,7 @@
 """The filter, the losses and the probes on answers of several tokens, against plain forwards."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from circuits.recall_reasoning.filter import answered, candidates, right
 from circuits.recall_reasoning.losses import losses, total_effect
 from circuits.recall_reasoning.probes import knock_out
 from interp.ablation.readouts import spelt
+from interp.data.pairs import tokenise
 from interp.data.prompts import prompts_of
 from interp.model.components import as_sets
 from interp.model.model import Model
@@ -94,3 +97,58 @@ def test_the_answers_own_tokens_cannot_read_the_subject_either():
     table = knock_out(model, pairs(), window=1, span="s")
     assert table["n"].tolist() == [4] * model.arch.n_layers
     assert table["change"].abs().max() > 0
+
+
+def test_only_what_can_change_a_verdict_is_read(monkeypatch):
+    model = model_of("llama")
+    rows = kept(model)
+    among = [spelt(model, rows[0], text) for text in candidates(pairs(), OTHERS)]
+    module = importlib.import_module("circuits.recall_reasoning.filter")
+    laid_out, read = module.laid_out, []
+
+    def noted(model, prompts, answers, *rest, **options):
+        read.append([rivals for _, *rivals in answers])
+        return laid_out(model, prompts, answers, *rest, **options)
+
+    monkeypatch.setattr(module, "laid_out", noted)
+    prompts = prompts_of(rows)
+    with torch.no_grad():
+        said = [int(plain(model, p.ids)[-1].argmax()) for p in prompts]
+    answers = [pair.answers[0] for pair in rows] + [((one,),) for one in said]
+    lead, _ = right(model, [*prompts, *prompts], answers, among)
+    first, *again = read
+    assert all(len(alias) == 1 for own in first for rival in own for alias in rival)
+    # behind the likeliest token no rival can be likelier, and what is behind is not read again
+    assert lead[len(rows) :].all() and sum(map(len, again)) <= len(rows)
+    empty = right(model, [], [], among)
+    assert [len(one) for one in empty] == [0, 0] and empty[0].dtype == bool
+
+
+def test_corrupt_prompts_are_asked_of_pairs_that_are_right(monkeypatch):
+    model, rows = model_of("llama"), pairs()
+    module = importlib.import_module("circuits.recall_reasoning.filter")
+    asked = []
+
+    def half_right(_, prompts, answers, among):
+        asked.append([one.ids for one in prompts])
+        return np.arange(len(prompts)) % 2 == 0, np.zeros(len(prompts), dtype=bool)
+
+    monkeypatch.setattr(module, "right", half_right)
+    ids = [pair.id for pair in rows]
+    data = Data(
+        {"test": {"A": rows}}, {i: i for i in ids}, dict.fromkeys(ids, ""), {"A": tuple(OTHERS)},
+        {}, (), "made", 0,
+    )  # fmt: skip
+    tables = answered(model, data, None)
+    tokens = tokenise(model, rows)[0]
+    clean = [t.clean for t in tokens]
+    assert asked == [clean, [t.corrupt for t in tokens[::2]]]
+    n = len(tokens)
+    (row,) = tables["counts"].to_dict("records")
+    assert row["clean_right"] == len(range(0, n, 2)) / n and row["kept"] == len(range(0, n, 4))
+    reasons = dict(zip(tables["dropped"]["id"], tables["dropped"]["reason"], strict=True))
+    names = [t.pair.id for t in tokens]
+    assert reasons == {
+        **dict.fromkeys(names[1::2], "wrong on clean"),
+        **dict.fromkeys(names[2::4], "wrong on corrupt"),
+    }
