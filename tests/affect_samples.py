@@ -12,7 +12,7 @@ from interp.model.model import Model
 
 NAMES = ("anger", "fear", "joy", "awe")
 WORDS = {name: f"w{60 + i}" for i, name in enumerate(NAMES)}
-PLAIN = " ".join(f"w{i} w{2 * i} w{3 * i % 50}." for i in range(1, 20))
+PLAIN = " ".join(f"w{i} w{2 * i} w{3 * i % 50} w{i * i % 60}." for i in range(1, 45))
 VIGNETTES = [
     Vignette(id=f"{label}{i}", emotion=label, text=f"w{i + 3} w{i + 9} w{n + 60}")
     for n, label in enumerate(("anger", "fear", "neutral"))

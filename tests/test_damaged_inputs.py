@@ -349,7 +349,9 @@ def test_frames_have_their_fields_alone(tmp_path: Path, place, value, message: s
 def test_an_entity_in_two_rows_cannot_come_into_two_splits(tmp_path: Path):
     rows = first("recall_facts.jsonl", 2)
     (tmp_path / "c.jsonl").write_bytes(dumped("c.jsonl", [*rows, rows[0]]))
-    with pytest.raises(DataError, match="line 3: 'Afghanistan' was there before, in .* line 1"):
+    with pytest.raises(
+        DataError, match="line 3: country 'Afghanistan' was used before, in .* line 1"
+    ):
         load_countries(tmp_path / "c.jsonl")
     head, row, *others = KINDS["cells"].content
     for odd, message in (

@@ -2,27 +2,29 @@
 
 The answers are named A and B, and every question is asked in both orders. With l the log-odds of A
 over B, the log-odds of a question's first answer is (l - l of the other order) / 2: a preference
-for a letter cancels. Directions drawn at random, added at the same dose, are the control.
+for a letter cancels. The control, at the same dose, is an emotion's vectors under a random linear
+map: directions drawn at random whose cosines between layers are, on average, those of the vectors.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import pandas as pd
 import torch
 
 from circuits.affect.emotion_vectors import EmotionVectors
+from circuits.emotion.directions import unit
 from interp.brief import brief
 from interp.data.chat import Chat, has_template
-from interp.data.pairs import PromptPairs, tokenise
-from interp.data.records import Row, Text, checked, placed_rows, refuse_repeated
+from interp.data.pairs import Excluded, PromptPairs, tokenise
+from interp.data.records import Row, Text, checked_rows
 from interp.errors import DataError, PlanError
 from interp.interventions.run import sweep_plans
 from interp.model.model import Model
-from interp.results.report import Report, Section, Table, excluded_rows
+from interp.results.report import Report, Section, Table, cell_text, excluded_rows
 from interp.results.result import Result
 from interp.statistics import bootstrap_mean, empirical_p
 
@@ -44,10 +46,7 @@ class Choice(Row):
 
 def load_choices(source: str | Path = "emotion_choices") -> tuple[Choice, ...]:
     """Questions from a JSON(L) file or the shipped one; `DataError` where one is faulty."""
-    rows = placed_rows(source, "choices")
-    found = [(where, checked(Choice, row, where)) for where, row in rows]
-    refuse_repeated((where, one.id) for where, one in found)
-    return tuple(one for _, one in found)
+    return tuple(checked_rows(Choice, source, "choices", "id"))
 
 
 def choice_pairs(choices: Sequence[Choice], in_chat: bool) -> PromptPairs:
@@ -72,7 +71,7 @@ class EmotionChoices(Result):
 
     KIND: ClassVar[str] = "emotion choices"
     log_odds: pd.DataFrame = field(repr=False)
-    excluded: pd.DataFrame = field(repr=False)
+    excluded: tuple[Excluded, ...] = field(repr=False)
     emotions: tuple[str, ...]
     n_random: int
     dose: float
@@ -104,26 +103,36 @@ class EmotionChoices(Result):
         return pd.DataFrame(rows)
 
     def summary(self) -> dict[str, Any]:
-        """What was added where, and the table."""
-        return super().summary() | {"shifts": self.table.to_dict("records")}
+        """What was added where, the table, and the questions that were left out."""
+        rows = {"shifts": self.table.to_dict("records")}
+        return super().summary() | rows | {"excluded": [asdict(row) for row in self.excluded]}
 
     def report(self) -> Report:
-        """Shifts beside random directions, and what the model chooses unsteered."""
+        """Per kind of question the shifts beside random directions, and the unsteered log-odds."""
+        says = (
+            "{questions} questions; unsteered log-odds {unsteered:.3g}; 95 % of random directions "
+            "shift them by {random_low:.2g} to {random_high:.2g}."
+        )
+        by_kind, tables = cast(Any, self.table.groupby("kind", sort=False)), list[Table]()
+        for kind, own in by_kind:
+            shown = own[["emotion", "shift", "low", "high", "p"]]
+            tables.append(Table(kind.title(), shown, says.format(**own.iloc[0])))
         return Report(
             title=f"Choices under emotion vectors, {self.model}",
             lead=f"{len(self.emotions)} emotions and {self.n_random} random directions, each added "
-            f"to every token in layers {self.layers} at {self.dose:g} times the stream's norm; "
-            f"asked {'in the chat template' if self.in_chat else 'as plain text'}.",
-            sections=[Section("Shifts", [Table("Shift of the first answer, nats", self.table)])],
+            f"to every token at {self.dose:g} times the stream's norm in layers "
+            f"{cell_text(self.layers)}; asked {'in the' if self.in_chat else 'without a'} chat "
+            "template.",
+            sections=[Section("Shifts", ["Of the first answer's log-odds, in nats.", *tables])],
             method=(
                 "The first answer is the risky one, the one that agrees with a false claim, or the "
                 "one that refuses. Every question is asked in both orders of its answers; the mean "
-                "over both is free of a preference for a letter. Intervals are 95 %, over "
-                "questions; random low to high holds 95 % of the random directions; p is not "
+                "over both is free of a preference for a letter. Intervals are over questions; "
+                "p is the two-sided part of random directions whose shift is as extreme, not "
                 "corrected for the number of emotions. A choice between two answers shows a "
                 "disposition at one token, not what the model would write.",
             ),
-            excluded=self.excluded,
+            excluded=excluded_rows(self.excluded),
             provenance=self.provenance,
         )
 
@@ -158,10 +167,10 @@ def emotion_choices(
     at = tuple([found.layer] if layers is None else layers)
     vectors, rng = {name: found.steering(name) for name in emotions}, torch.Generator()
     rng.manual_seed(seed)
-    like = vectors[emotions[0]]
     for i in range(n_random):
-        drawn = torch.randn(like.vectors.shape, generator=rng)
-        vectors[f"{RANDOM}{i}"] = replace(like, vectors=drawn)
+        like = vectors[emotions[i % len(emotions)]]
+        drawn = torch.randn(like.vectors.shape[1], like.vectors.shape[1], generator=rng)
+        vectors[f"{RANDOM}{i}"] = replace(like, vectors=unit(like.vectors) @ drawn)
     plans: dict[str, Any] = {UNSTEERED: ()}
     plans |= {name: one.plan(dose, at, relative="norm") for name, one in vectors.items()}
     in_chat = has_template(model)
@@ -173,4 +182,4 @@ def emotion_choices(
     log_odds = odds.to_pandas().reset_index(names="id")
     log_odds.insert(0, "kind", log_odds["id"].map({one.id: one.kind for one in choices}))
     settings = (tuple(emotions), n_random, float(dose), at, in_chat, model.name)
-    return EmotionChoices(log_odds, excluded_rows(left_out), *settings)
+    return EmotionChoices(log_odds, tuple(left_out), *settings)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from circuits.affect.emotion_vectors import EmotionVectors
 from circuits.affect.emotion_words import NORMS
 from interp.brief import brief
-from interp.results.report import Figure, Report, Section, Table, excluded_counts
+from interp.results.report import Figure, Report, Section, Table, cell_text
 from interp.results.result import Result
 from interp.results.style import AGAINST, FOR, GREY, label, styled
 from interp.statistics.correlation import correlation, pearson, ridge_left_out
@@ -85,7 +85,10 @@ class EmotionMap(Result):
             lead=f"At layer {self.layer}: {'; '.join(found) or 'too few words have a rating'}.",
             sections=[
                 Section("The plane", [Figure("Emotions", says, self.plot())]),
-                Section("Ratings", [Table("Layer 0 and the chosen layer", self.chosen)]),
+                Section(
+                    "Ratings",
+                    [Table("Layer 0 and the chosen layer", self.chosen, cell_text(self.left_out))],
+                ),
                 Section("All layers", [Table("Agreement with ratings", self.table)]),
                 Section("Places", [Table("The plane", own)]),
             ],
@@ -96,7 +99,6 @@ class EmotionMap(Result):
                 "over words; the null is the 95th percentile of r under permuted ratings, of "
                 "components in absolute value, since their sign is arbitrary.",
             ),
-            excluded=excluded_counts(self.left_out),
             provenance=self.provenance,
         )
 

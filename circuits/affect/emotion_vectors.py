@@ -11,7 +11,7 @@ Source: the method of arXiv 2604.07729.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -22,14 +22,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.affect.emotion_words import FEW_OF, FOREIGN, LEAST, EvokingTexts
+from circuits.affect.emotion_words import FEW_OF, FOREIGN, LEAST, SHORT, EvokingTexts
 from circuits.emotion.directions import unit
 from circuits.emotion.texts import NEUTRAL, Vignette
 from circuits.emotion.transfer import Reading, read_vignettes, tables
+from interp.ablation.readouts import windows
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt, prompt
 from interp.errors import DataError, PlanError, did_you_mean, shown
-from interp.interventions.steering_vector import SteeringVector, mean_states
+from interp.interventions.recording import activations
+from interp.interventions.steering_vector import SITE, SteeringVector, mean_states
 from interp.model.model import Model
 from interp.progress import Progress, reported
 from interp.results.report import Report, Section, Table, cell_text, excluded_counts
@@ -40,6 +42,8 @@ EXPLAINED = 0.5
 """Part of the neutral sentences' variance whose components are projected out."""
 AT_ONCE = 16
 """Texts whose states are in memory together."""
+SINKS = 4
+"""First tokens of a passage, left out of the level: attention sinks, some with extreme norms."""
 
 
 def text_states(
@@ -48,7 +52,7 @@ def text_states(
     """State behind each block: at a text's last token, or the mean over its tokens.
 
     The first token of a sequence is left out of the mean: every token attends to it, and its state
-    is many times as large as others. `DataError` where no other is left.
+    is many times as large as others. `PlanError` where no other is left.
     """
     layers, at = range(model.arch.n_layers), "last" if last else "whole"
     prompts = [_whole(model, text) for text in texts]
@@ -58,11 +62,9 @@ def text_states(
 
 
 def _whole(model: Model, text: str) -> TokenPrompt:
+    """A text's tokens, of which the span ``whole`` has all but the first of the sequence."""
     found = prompt(model, text, whole=text)
-    places = tuple(place for place in found.spans["whole"] if place > 0)
-    if not places:
-        raise DataError(f"the text {shown(text)} is too short to be read; give several words.")
-    return TokenPrompt(found.ids, {"whole": places}, text)
+    return replace(found, spans={"whole": tuple(at for at in found.spans["whole"] if at > 0)})
 
 
 def neutral_components(x: Float[Tensor, "text d_model"]) -> Float[Tensor, "component d_model"]:
@@ -81,6 +83,16 @@ def differences(
     return torch.stack([v - v @ b.T @ b for v, b in zip(layers, components, strict=True)], 1)
 
 
+def level(
+    model: Model, vectors: Float[Tensor, "emotion layer d_model"], passages: Sequence[TokenPrompt]
+) -> tuple[Float[Tensor, "layer d_model"], Float[Tensor, "emotion layer"]]:
+    """Mean state and standard deviation along each vector, over the passages' tokens."""
+    found, layers = activations(model, passages, SITE), range(vectors.shape[1])
+    x = [found[layer][:, SINKS:].flatten(0, 1).float() for layer in layers]
+    along = [(own @ unit(vectors[:, layer]).T).std(0) for layer, own in enumerate(x)]
+    return torch.stack([own.mean(0) for own in x]), torch.stack(along, 1)
+
+
 def most_stable(stability: Sequence[float]) -> int:
     """The layer where vectors of two halves of the texts agree most, from a third of depth on."""
     first = len(stability) // 3
@@ -94,12 +106,15 @@ class EmotionVectors(Result):
 
     Attributes:
         vectors: v_e.
-        origin, spread: mean of the neutral sentences' states, their standard deviation along v_e.
+        origin, spread: mean state and standard deviation along v_e, over all tokens of passages of
+            the neutral text but each one's first `SINKS`.
         layers: per layer the ``stability`` (mean cosine between vectors of either half of the
             texts), the vectors' mean ``length`` as a part of the neutral states' mean norm, and
             the number of neutral ``components`` projected out.
         readings: accuracy per layer of reading vignettes, which name no emotion.
         texts: every text, and why it was excluded.
+        left_out: how many texts were excluded, by reason.
+        without: emotions of the list that have no vector, since fewer than two texts could be read.
         layer: chosen by `most_stable`.
     """
 
@@ -113,6 +128,7 @@ class EmotionVectors(Result):
     readings: pd.DataFrame = field(repr=False)
     texts: pd.DataFrame = field(repr=False)
     left_out: dict[str, int]
+    without: tuple[str, ...]
     layer: int
     source: str
     model: str
@@ -137,7 +153,7 @@ class EmotionVectors(Result):
     def coordinates(
         self, x: Float[Tensor, "state d_model"], emotions: Sequence[str], layer: int
     ) -> Float[Tensor, "state emotion"]:
-        """Where states are along some vectors, in standard deviations of neutral sentences."""
+        """Where states are along some vectors, in standard deviations over neutral tokens."""
         rows = self.rows(emotions)
         along = (x.float() - self.origin[layer]) @ unit(self.vectors[rows, layer]).T
         return along / self.spread[rows, layer]
@@ -151,14 +167,15 @@ class EmotionVectors(Result):
     def report(self) -> Report:
         """How stable the vectors are, and what they read."""
         stable = cell_text(float(self.layers["stability"].iloc[self.layer]))
+        emotions = [[*self.emotions], f"Without a vector: {cell_text(self.without)}."]
         shown = [Table("Layer by layer", self.layers)]
         if len(self.readings):
             shown.append(Table("Vignettes without an emotion word", self.readings))
         return Report(
             title=f"Vectors of {len(self.emotions)} emotions in {self.model}",
-            lead=f"Made of {self.source}. In layer {self.layer}, which was chosen, the vectors of "
-            f"two halves of the texts have a mean cosine of {stable}.",
-            sections=[Section("Layers", shown), Section("Emotions", [[*self.emotions]])],
+            lead=f"Texts: {self.source}. In layer {self.layer}, which was chosen, the "
+            f"vectors of two halves of the texts have a mean cosine of {stable}.",
+            sections=[Section("Layers", shown), Section("Emotions", emotions)],
             method=(
                 "A vector is the mean state over an emotion's texts minus the mean over all "
                 f"emotions, without the principal components that explain {EXPLAINED:.0%} of the "
@@ -186,18 +203,20 @@ def emotion_vectors(
 ) -> EmotionVectors:
     """A vector per emotion and layer, in a run folder that goes on emotion by emotion.
 
-    `neutral` is text without emotion, of which each sentence is read; of `vignettes` those are
-    read by the vectors that are labelled with one of the emotions; `progress` is called with
-    (emotions done, in all).
+    `neutral` is text without emotion, read sentence by sentence, and in passages for the level; of
+    `vignettes` those are read by the vectors that are labelled with one of the emotions;
+    `progress` is called with (emotions done, in all).
 
     Raises:
         DataError: fewer than three emotions have two texts, or the neutral text three sentences.
+        PlanError: the neutral text is shorter than two passages.
         RunFolderError: `out` holds another run, which `force` replaces.
     """
     sentences = [one for one in re.split(r"(?<=[.!?])\s+", neutral) if len(one.split()) > 1]
     if len(sentences) < LEAST:
         raise DataError(f"the neutral text has {len(sentences)} sentences; give {LEAST} or more.")
-    data = fingerprint((source, sentences, list(vignettes)))
+    passages = windows(model, neutral)
+    data = fingerprint((source, neutral, list(vignettes)))
     named, n = {"kind": source.kind, "data": data} | identity(model), len(source.words)
     with RunFolder.open(out, "emotion vectors", named, unit="emotions", force=force) as run:
         if not run.finished:
@@ -209,7 +228,7 @@ def emotion_vectors(
                     parts.append(run.step(f"emotion{number:04d}", make, dict[str, Any]))
                     run.count(number, n)
                     report(number, n)
-            made = _vectors(model, source, x, parts, vignettes)
+            made = _vectors(model, source, x, passages, parts, vignettes)
             run.finish(made.save, page=page_of(EmotionVectors))
     return EmotionVectors.load(out)
 
@@ -222,8 +241,10 @@ def _wrapped_states(model: Model, source: EvokingTexts, texts: Sequence[str]) ->
 def _halves(model: Model, source: EvokingTexts, emotion: str) -> dict[str, Any]:
     """Sum and number of the states of every second text, from the first and from the second on."""
     texts = source.of(model, emotion)
-    some = texts.loc[texts["excluded"] == "", "text"].tolist()
-    x = text_states(model, some, source.kind == "frames")
+    some = texts.loc[texts["excluded"] == "", "text"]
+    short = np.array([not _whole(model, text).spans["whole"] for text in some], dtype=bool)
+    texts.loc[some.index[short], "excluded"] = SHORT
+    x = text_states(model, some[~short].tolist(), source.kind == "frames")
     sums = torch.stack([x[half::2].sum(0) for half in (0, 1)])
     return {"texts": texts, "sums": sums, "n": [len(x[half::2]) for half in (0, 1)]}
 
@@ -232,20 +253,22 @@ def _vectors(
     model: Model,
     source: EvokingTexts,
     x: Float[Tensor, "text layer d_model"],
+    passages: Sequence[TokenPrompt],
     parts: Sequence[dict[str, Any]],
     vignettes: Sequence[Vignette],
 ) -> EmotionVectors:
-    """The vectors from the neutral states `x` and the halves of each emotion."""
+    """The vectors from neutral sentences' states `x` and passages, and each emotion's halves."""
     texts = pd.concat([one["texts"] for one in parts], ignore_index=True)
     used = [i for i, one in enumerate(parts) if min(one["n"]) > 0]
-    left_out = dict(texts.loc[texts["excluded"] != "", "excluded"].value_counts().items())
-    left_out |= {FOREIGN: source.foreign, FEW_OF: len(parts) - len(used)}
+    emotions = tuple(list(source.words)[i] for i in used)
+    texts.loc[~texts["emotion"].isin(emotions) & (texts["excluded"] == ""), "excluded"] = FEW_OF
+    counts = texts["excluded"].value_counts().drop("", errors="ignore")
+    left_out: dict[str, int] = {FOREIGN: source.foreign} | counts.to_dict()
     if len(used) < LEAST:
         raise DataError(
             f"{len(used)} of {len(parts)} emotions have two texts that can be read; {LEAST} are "
             f"needed. Left out: {cell_text(left_out)}."
         )
-    emotions = tuple(list(source.words)[i] for i in used)
     sums = torch.stack([parts[i]["sums"] for i in used], 1)  # (half, emotion, layer, d_model)
     n = torch.tensor([parts[i]["n"] for i in used]).T[..., None, None]
     components = [neutral_components(own) for own in x.unbind(1)]
@@ -260,15 +283,15 @@ def _vectors(
         states = _wrapped_states(model, source, [one.text for one in labelled])
         readings = read_vignettes(vectors, emotions, states, labelled)
     return EmotionVectors(
-        vectors=vectors,
-        origin=x.mean(0),
-        spread=torch.einsum("tld,eld->tel", x - x.mean(0), unit(vectors)).std(0),
+        vectors,
+        *level(model, vectors, passages),
         emotions=emotions,
         words=tuple(source.words[name] for name in emotions),
         layers=pd.DataFrame(columns | {"components": [len(own) for own in components]}),
         readings=tables(readings),
         texts=texts,
-        left_out={str(reason): int(n) for reason, n in left_out.items()},
+        left_out=left_out,
+        without=tuple(name for name in source.words if name not in emotions),
         layer=most_stable(stability),
         source=source.kind,
         model=model.name,

@@ -12,8 +12,8 @@ from pydantic import Field
 from circuits.emotion.prompts import Words, load_frames
 from circuits.emotion.texts import NEUTRAL, Scenario, Situation, interleaved, load_scenarios
 from interp.brief import brief
-from interp.data.chat import Chat
-from interp.data.records import Finite, Row, Text, checked, placed_rows, refuse_repeated
+from interp.data.chat import Chat, switches
+from interp.data.records import Finite, Row, Text, checked_rows
 from interp.errors import DataError
 from interp.interventions.generate import generate
 from interp.model.model import Model
@@ -32,7 +32,10 @@ TOKENS = 160
 """Of a generated story, at most."""
 NAMED, EMPTY = "the story names its emotion", "the story is empty"
 FOREIGN = "the text's emotion is not in the list"
-FEW_OF = "the emotion has fewer than two texts to read"
+FEW_OF = "its emotion has fewer than two texts to read"
+SHORT = "the text has no token to read behind its first"
+ENDINGS = "y|s|es|d|ed|ing|ly|ness|ful|fully|fulness|ous|ously|ment"
+"""What a word that names an emotion may end in."""
 
 
 class EmotionWord(Row):
@@ -61,21 +64,19 @@ class GivenText(Row):
 def load_words(source: str | Path) -> Words:
     """Emotion -> word, from a list of `LISTS` or a JSON(L) file; `DataError` for a faulty one."""
     shipped = str(source) in LISTS
-    rows = placed_rows("emotion_words" if shipped else source, "emotions")
-    every = [(where, checked(EmotionWord, row, where)) for where, row in rows]
-    found = [(where, one) for where, one in every if not shipped or one.group == source]
-    refuse_repeated(((where, one.emotion) for where, one in found), "emotion")
+    place, unique = ("emotion_words", None) if shipped else (source, "emotion")
+    rows = checked_rows(EmotionWord, place, "emotions", unique)
+    rows = [row for row in rows if not shipped or row.group == str(source)]
+    found = {row.emotion: row.word or row.emotion for row in rows}
     if len(found) < LEAST:
         raise DataError(f"{source} names {len(found)} emotions; give at least {LEAST}.")
-    return {one.emotion: one.word or one.emotion for _, one in found}
+    return found
 
 
 def load_norms(source: str | Path = "emotion_norms") -> pd.DataFrame:
     """Ratings by word, NaN where there is none; `DataError` for a faulty or repeated row."""
-    found = [(where, checked(WordNorm, row, where)) for where, row in placed_rows(source, "norms")]
-    refuse_repeated(((where, one.word) for where, one in found), "word")
-    frame = pd.DataFrame([one.model_dump() for _, one in found], columns=["word", *NORMS])
-    return frame.set_index("word").astype(float)
+    rows = [row.model_dump() for row in checked_rows(WordNorm, source, "ratings", "word")]
+    return pd.DataFrame(rows, columns=["word", *NORMS]).set_index("word").astype(float)
 
 
 @brief
@@ -110,7 +111,7 @@ class EvokingTexts:
     @classmethod
     def given(cls, words: Words, source: str | Path) -> "EvokingTexts":
         """The texts of a JSON or JSONL file with ``emotion`` and ``text``."""
-        rows = [checked(GivenText, row, where) for where, row in placed_rows(source, "texts")]
+        rows = checked_rows(GivenText, source, "texts")
         of = {name: tuple(row.text for row in rows if row.emotion == name) for name in words}
         return cls(words, "given", of, foreign=len(rows) - sum(map(len, of.values())))
 
@@ -127,18 +128,25 @@ class EvokingTexts:
     def of(self, model: Model, emotion: str) -> pd.DataFrame:
         """A row per text: ``emotion``, ``text``, and why it is ``excluded``, or an empty text.
 
-        Stories are decoded greedily; one that names its emotion would put the word into the
-        vector. `DataError` where stories are asked of a model without a chat template.
+        Stories are decoded greedily, without thinking where that can be switched off. One that
+        names its emotion (its name or word, also with one of `ENDINGS`) would put the word into
+        the vector. `DataError` where stories are asked of a model without a chat template.
         """
         texts, why = list(self.texts[emotion]), [""] * len(self.texts[emotion])
         if self.kind == "stories":
-            chats = [Chat().wrap(request) for request in texts]
+            chat = Chat(thinking=False if switches(model) else None)
+            chats = [chat.wrap(request) for request in texts]
             texts = [one.text for one in generate(model, chats, (), TOKENS, progress=False)]
-            names = "|".join(re.escape(name) for name in (emotion, self.words[emotion]))
-            named = re.compile(rf"\b({names})(s|ly|ness)?\b", re.I)
+            named = re.compile("|".join(map(_forms, (emotion, self.words[emotion]))), re.I)
             why = [NAMED * bool(named.search(text)) if text.strip() else EMPTY for text in texts]
         columns = {"emotion": [emotion] * len(texts), "text": texts, "excluded": why}
         return pd.DataFrame(columns, dtype=object)
+
+
+def _forms(name: str) -> str:
+    """A pattern of a word with any of `ENDINGS`, such as happy and happily, rage and raging."""
+    stem = re.sub("y$", "[yi]", re.sub("e$", "(e|(?=ing))", re.escape(name)))
+    return rf"\b{stem}({ENDINGS})?\b"
 
 
 def _scenarios(n: int) -> list[Scenario]:

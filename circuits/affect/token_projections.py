@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from circuits.affect.emotion_vectors import EmotionVectors
+from circuits.affect.emotion_vectors import SINKS, EmotionVectors
 from interp.brief import brief
 from interp.data.chat import Conversation, render
 from interp.data.prompts import TokenPrompt
+from interp.errors import DataError
 from interp.interventions.recording import activations
 from interp.model.model import Model
 from interp.results.report import Interactive, Report, Section, Table
@@ -29,10 +30,11 @@ TEMPLATE, TEXT, ASSISTANT = "template", "text", "assistant"
 @brief
 @dataclass(frozen=True)
 class TokenProjections(Result):
-    """Coordinates of tokens along emotion vectors, in standard deviations of neutral sentences.
+    """Coordinates of tokens along emotion vectors, in standard deviations over neutral text.
 
-    `tokens` has per token its ``turn`` (0 between turns), ``speaker`` and ``token``; `values` are
-    NaN at the first token of the sequence, whose state is unlike any other.
+    `tokens` has per token its ``turn`` (the number of its message; 0 between turns), ``speaker``
+    and ``token``; `values` are NaN at the first token of the sequence, whose state is unlike any
+    other.
     """
 
     KIND: ClassVar[str] = "emotion tokens"
@@ -47,7 +49,7 @@ class TokenProjections(Result):
         """Per turn the mean over its tokens; of replies, also the token before and the first."""
         rows: list[dict[str, Any]] = []
         turns = self.tokens["turn"].to_numpy()
-        for turn in range(1, int(turns.max(initial=0)) + 1):
+        for turn in np.unique(turns[turns > 0]).tolist():
             at = np.flatnonzero(turns == turn)
             speaker = self.tokens["speaker"].iloc[at[:1]].item()
             before: Any = {"token before": at[:1] - 1, "first token": at[:1]}
@@ -65,8 +67,8 @@ class TokenProjections(Result):
     def report(self) -> Report:
         """The text, coloured by one emotion at a time, and the means over its parts."""
         says = (
-            "Each token is coloured by its state along the emotion chosen: blue above the mean of "
-            "neutral sentences, red below it. Point at a token to read its value. Turns are apart; "
+            "Each token is coloured by its state along the emotion chosen: blue above the mean "
+            "over neutral text, red below it. Point at a token to read its value. Turns are apart; "
             "what the chat template adds is grey."
         )
         script, style = (Path(__file__).with_name(f"tokens.{end}") for end in ("js", "css"))
@@ -80,11 +82,12 @@ class TokenProjections(Result):
                 Section("Turn by turn", [Table("Means over parts of the turns", self.parts)]),
             ],
             method=(
-                "A value is how far a state lies along the emotion's vector from the mean of "
-                "neutral sentences, in standard deviations of these sentences. They are read as "
-                "the vectors' texts are, so single tokens may vary by more than 1. A text about an "
-                "emotion, a speaker who has it and a reply that will express it are not separated "
-                "by one value: compare the turns.",
+                "A value is how far a state lies along the emotion's vector from the mean over "
+                "the tokens of passages of neutral text, in their standard deviations; the first "
+                f"{SINKS} tokens of each passage, which attract attention and may have extreme "
+                "norms, are left out of both. Over neutral text values have mean 0 and standard "
+                "deviation 1. A text about an emotion, a speaker who has it and a reply that will "
+                "express it are not separated by one value: compare the turns.",
             ),
             provenance=self.provenance,
         )
@@ -106,7 +109,7 @@ def token_projections(
     """Where each token of a text or chat is along emotion vectors, in their layer.
 
     Raises:
-        DataError: the chat cannot be rendered.
+        DataError: the text is blank, or the chat cannot be rendered.
         PlanError: vectors of other weights, or an emotion that they lack.
     """
     found.of(model).rows(emotions)
@@ -114,15 +117,17 @@ def token_projections(
         said = {n: str(m.get("content") or "") for n, m in enumerate(given.messages)}
         spans = {n: (given.start(n), given.start(n) + len(s)) for n, s in said.items() if s.strip()}
         text, places = render(model, given, {str(n): span for n, span in spans.items()})
-        turns = [(str(given.messages[int(n)]["role"]), where) for n, where in places.items()]
+        turns = {int(n): (str(given.messages[int(n)]["role"]), at) for n, at in places.items()}
+    elif given.strip():
+        text, turns = given, {0: (TEXT, (0, len(given)))}
     else:
-        text, turns = given, [(TEXT, (0, len(given)))]
-    ids = model.encode(text)
+        raise DataError("the text to read is blank; give some words.")
+    ids, offsets = model.encode(text), model.offsets(text)
     rows = [(0, TEMPLATE, model.token(one)) for one in ids]
-    for number, (speaker, (start, end)) in enumerate(turns, 1):
-        for place, (low, high) in enumerate(model.offsets(text)):
+    for number, (speaker, (start, end)) in turns.items():
+        for place, (low, high) in enumerate(offsets):
             if low < end and high > start:
-                rows[place] = (number, speaker, rows[place][2])
+                rows[place] = (number + 1, speaker, rows[place][2])
     states = activations(model, TokenPrompt(tuple(ids)), "resid_post", found.layer)[found.layer][0]
     values = found.coordinates(states, emotions, found.layer).double().numpy()
     values[0] = np.nan

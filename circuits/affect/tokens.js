@@ -9,7 +9,7 @@
     return one;
   };
   const values = given.runs.flatMap((run) => run.tokens.flatMap(([, own]) => own)).filter((v) => v !== null);
-  const most = Math.max(1e-9, ...values.map(Math.abs));
+  const most = values.reduce((found, v) => Math.max(found, Math.abs(v)), 1e-9);
   const choice = document.createElement("select");
   given.emotions.forEach((name, number) => choice.append(new Option(name, number)));
   const text = make("div", "text");

@@ -60,14 +60,19 @@ def vectors(
         source = EvokingTexts.framed(listed, 12 if frames is None else frames)
     read = str(neutral_text("neutral_text")), load_vignettes("emotion_vignettes")
     found = emotion_vectors(on.load(), source, *read, out, force=force)
-    at: Any = {name: getattr(found, name) for name in ("layers", "readings")}
-    here = {name: table[table["layer"] == found.layer] for name, table in at.items()}
-    rows = {name: table.to_dict("records") for name, table in here.items()}
+    tables: Any = (found.layers, found.readings)
+    stable, read_here = (one[one["layer"] == found.layer] for one in tables)
+    rows = {"layers": stable.to_dict("records"), "readings": read_here.to_dict("records")}
     yield lambda: {"run": str(out)} | found.summary() | rows
     print_table(found.layers, f"{len(found.emotions)} emotions; layer {found.layer} was chosen")
-    print_table(here["readings"], "vignettes without an emotion word, at that layer")
+    print_table(
+        read_here.drop(columns=["layer", "clusters"]),
+        "vignettes without an emotion word, at that layer",
+    )
     left = ", ".join(f"{n}: {reason}" for reason, n in found.left_out.items() if n)
-    stdout.print(f"[dim]left out: {escape(left or 'nothing')}[/dim]", highlight=False)
+    without = ", ".join(found.without) or "none"
+    says = f"texts left out: {left or 'none'}; emotions without a vector: {without}"
+    stdout.print(f"[dim]{escape(says)}[/dim]", highlight=False)
     print_run(out)
 
 
@@ -83,6 +88,7 @@ def plane(
     from circuits.affect.emotion_map import EmotionMap, emotion_map
     from circuits.affect.emotion_vectors import EmotionVectors
     from circuits.affect.emotion_words import load_norms
+    from interp.results.report import cell_text
     from interp.results.run_folder import fingerprint, in_one_piece
 
     ratings, found = load_norms(norms), EmotionVectors.load(run)
@@ -92,6 +98,7 @@ def plane(
     yield lambda: {"run": into.run} | done.summary()
     shown = done.chosen.drop(columns=["null", "variance"])  # the page has all
     print_table(shown, f"agreement with ratings; layer {done.layer} was chosen without them")
+    stdout.print(f"[dim]{cell_text(done.left_out)}[/dim]", highlight=False)
     print_run(into.out)
 
 
@@ -118,7 +125,7 @@ def tokens(
 
     if (text is None) == (chat is None):
         raise PlanError("give one of --text and --chat: what is to be read.")
-    given = read_text(text) if text else Conversation(read_rows(chat or "", "chat messages"))
+    given = Conversation(read_rows(chat, "chat messages")) if chat else read_text(text or "")
     found, names = EmotionVectors.load(run), names_in(emotions)
     found.rows(names)
     model = on.load()
@@ -126,7 +133,9 @@ def tokens(
     made = lambda: token_projections(model, found, given, names)  # noqa: E731 (short)
     done = in_one_piece(into.out, "emotion tokens", key, made, TokenProjections, into.force)
     yield lambda: {"run": into.run} | done.summary()
-    print_table(done.parts, f"layer {done.layer}, standard deviations of neutral sentences")
+    rows = done.parts.melt(["turn", "speaker", "part", "tokens"], var_name="emotion")
+    rows = rows.sort_values("turn", kind="stable")
+    print_table(rows, f"layer {done.layer}, standard deviations over neutral text")
     print_run(into.out)
 
 
@@ -165,8 +174,9 @@ def choices(
     made = lambda: emotion_choices(model, found, asked, names, **options)  # noqa: E731 (short)
     done = in_one_piece(into.out, "emotion choices", key, made, EmotionChoices, into.force)
     yield lambda: {"run": into.run} | done.summary()
-    print_table(done.table, "shift of the log-odds of the first answer, in nats")
-    print_run(into.out)
+    shown = done.table.drop(columns=["random_low", "random_high", "questions"])  # the page has all
+    print_table(shown, "shift of the log-odds of the first answer, in nats")
+    print_run(into.out, done.excluded)
 
 
 def _key(found: Any) -> dict[str, Any]:

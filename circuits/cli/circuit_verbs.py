@@ -302,8 +302,7 @@ def export(
     circuit: CircuitArgument,
     out: Annotated[Path, typer.Option(help="The file to write.")],
     form: Annotated[
-        str,
-        choice(FORMATS, "MIB's JSON, Graphviz's dot, or a drawing in HTML.", "--format"),
+        str, choice(FORMATS, "MIB's JSON, Graphviz's dot, or a drawing in HTML.", "--format")
     ] = "mib",
 ) -> Record:
     """Write a circuit in another form."""

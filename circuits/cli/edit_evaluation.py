@@ -24,11 +24,7 @@ from circuits.cli.options import (
 )
 from circuits.cli.output import print_run, print_table, stdout
 from circuits.editing.evaluation.benchmark_metrics import BENCHMARK_METRICS
-from circuits.editing.evaluation.comparison_settings import (
-    N_QUESTIONS,
-    ComparisonSettings,
-    Filter,
-)
+from circuits.editing.evaluation.comparison_settings import N_QUESTIONS, ComparisonSettings, Filter
 from circuits.editing.methods import BASELINES, INFORMED, METHODS, NAMES
 from interp.progress import bar
 
@@ -66,8 +62,7 @@ def evaluate(
     shots: Annotated[str, typer.Option(help=says("shots"))] = "direct",
     sequential: Annotated[bool, typer.Option("--sequential", help=says("sequential"))] = False,
     fact_questions: Annotated[
-        bool,
-        typer.Option("--fact-questions/--no-fact-questions", help=says("fact_questions")),
+        bool, typer.Option("--fact-questions/--no-fact-questions", help=says("fact_questions"))
     ] = True,
     seeds: Annotated[str, typer.Option(help=says("seeds"))] = "0",
     limit: Annotated[int | None, typer.Option(min=1, help=says("limit"))] = None,

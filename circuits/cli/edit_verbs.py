@@ -9,14 +9,7 @@ from rich.markup import escape
 
 from circuits.cli import edit_evaluation, edit_sequence
 from circuits.cli.grouped import Record, command
-from circuits.cli.options import (
-    N_TOKENS,
-    InChat,
-    OnModel,
-    PlacementOption,
-    TokensOption,
-    choice,
-)
+from circuits.cli.options import N_TOKENS, InChat, OnModel, PlacementOption, TokensOption, choice
 from circuits.cli.output import print_table, stdout
 from circuits.editing.methods import INFORMED, METHODS, NAMES
 from interp.progress import bar

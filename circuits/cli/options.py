@@ -152,8 +152,7 @@ DeviceOption = Annotated[
     ),
 ]
 DtypeOption = Annotated[
-    str | None,
-    choice(DTYPES, "Number format; by default float32 on a CPU and bfloat16 on CUDA."),
+    str | None, choice(DTYPES, "Number format; by default float32 on a CPU and bfloat16 on CUDA.")
 ]
 QuantizationOption = Annotated[
     str | None, choice(QUANTISATIONS, "Quantise the weights while loading, with bitsandbytes.")
@@ -222,8 +221,7 @@ MetricOption = Annotated[
     str, metric_choice(GAP_METRICS, "What is measured of the answers, or at the last token.")
 ]
 AnswersOption = Annotated[
-    str,
-    choice(("whole", "first"), "Read all tokens of each answer, or only its first token."),
+    str, choice(("whole", "first"), "Read all tokens of each answer, or only its first token.")
 ]
 LayersOption = Annotated[
     str | None, typer.Option(help="Layers to use, such as 0,4,8-11; by default all.")
@@ -255,20 +253,17 @@ OutOption = Annotated[
 NeededOutOption = Annotated[
     Path,
     typer.Option(
-        help="Folder for the results; a stopped run with the same options resumes.",
-        callback=_named,
+        help="Folder for the results; a stopped run with the same options resumes.", callback=_named
     ),
 ]
 ForceOption = Annotated[
-    bool,
-    typer.Option("--force", help="Replace another run, or a damaged one, that --out holds."),
+    bool, typer.Option("--force", help="Replace another run, or a damaged one, that --out holds.")
 ]
 PageOption = Annotated[
     Path | None, typer.Option(help="Where to write the page; by default RUN/index.html.")
 ]
 JacobianOption = Annotated[
-    Path | None,
-    typer.Option(help="Folder of `interp jacobian-lens`: read through that lens."),
+    Path | None, typer.Option(help="Folder of `interp jacobian-lens`: read through that lens.")
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")

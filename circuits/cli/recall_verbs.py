@@ -18,13 +18,7 @@ from circuits.cli.options import (
     RecipeModelOption,
     choice,
 )
-from circuits.cli.output import (
-    neutral_text,
-    print_run,
-    print_table,
-    stderr,
-    stdout,
-)
+from circuits.cli.output import neutral_text, print_run, print_table, stderr, stdout
 from circuits.recall_reasoning.designs import DESIGNS
 from circuits.recall_reasoning.settings import (
     BridgeSettings,

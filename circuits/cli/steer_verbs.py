@@ -8,15 +8,7 @@ import typer
 from rich.markup import escape
 
 from circuits.cli.grouped import Record, command
-from circuits.cli.options import (
-    InChat,
-    Into,
-    LayersOption,
-    OnModel,
-    PromptOption,
-    choice,
-    numbers,
-)
+from circuits.cli.options import InChat, Into, LayersOption, OnModel, PromptOption, choice, numbers
 from circuits.cli.output import print_run, print_table, stdout
 from interp.errors import PlanError, shown
 

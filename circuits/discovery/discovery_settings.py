@@ -42,8 +42,7 @@ class DiscoverySettings(BaseModel):
         None, description="Components to take: a number, or a fraction of all, such as 0.02."
     )
     threshold: float | None = Field(
-        None,
-        description="Lowest score kept (threshold), or ACDC's threshold, in metric units.",
+        None, description="Lowest score kept (threshold), or ACDC's threshold, in metric units."
     )
     signed: bool = Field(False, description="Rank by signed score, not by its absolute value.")
     metric: str = Field(

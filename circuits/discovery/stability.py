@@ -26,14 +26,7 @@ from interp.metrics import as_metric
 from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.progress import Progress, reported
-from interp.results.run_folder import (
-    RunFolder,
-    Steps,
-    fingerprint,
-    identity,
-    names_of,
-    page_of,
-)
+from interp.results.run_folder import RunFolder, Steps, fingerprint, identity, names_of, page_of
 
 
 def stability(

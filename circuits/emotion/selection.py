@@ -9,13 +9,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.emotion.components import (
-    PARTS,
-    ComponentScores,
-    Influence,
-    Part,
-    ScoreKind,
-)
+from circuits.emotion.components import PARTS, ComponentScores, Influence, Part, ScoreKind
 from circuits.emotion.emotion_circuit import Circuits, EmotionCircuit, Unit
 from circuits.emotion.emotion_settings import CircuitSize
 from circuits.emotion.texts import EMOTIONS
@@ -137,10 +131,7 @@ def allocate(
 
 
 def select_circuits(
-    model: Model,
-    scored: Mapping[ScoreKind, ComponentScores],
-    found: Influence,
-    size: CircuitSize,
+    model: Model, scored: Mapping[ScoreKind, ComponentScores], found: Influence, size: CircuitSize
 ) -> dict[str, dict[str, EmotionCircuit]]:
     """Every emotion's circuit in each preset: preset -> emotion -> circuit.
 

@@ -89,9 +89,7 @@ def centred(x: Float[Tensor, "group emotion ..."]) -> Float[Tensor, "group emoti
 
 
 def states(
-    model: Model,
-    groups: Sequence[EmotionGroup],
-    progress: Progress | None = None,
+    model: Model, groups: Sequence[EmotionGroup], progress: Progress | None = None
 ) -> States:
     """Run every prompt of the groups once; what a group's prompts begin with runs once for all.
 

@@ -190,10 +190,7 @@ def driven_conditions(found: EmotionDiscovery, doses: Doses, seed: int = 0) -> l
 
 
 def conditions_of(
-    model: Model,
-    found: EmotionDiscovery | None,
-    doses: Doses,
-    names: Sequence[str] | None = None,
+    model: Model, found: EmotionDiscovery | None, doses: Doses, names: Sequence[str] | None = None
 ) -> list[Condition]:
     """The conditions of a comparison; without a discovery those that only ask.
 

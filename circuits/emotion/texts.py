@@ -4,11 +4,11 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 from pydantic import ConfigDict, Field
 
-from interp.data.records import ClosedRow, Row, Text, checked, placed_rows, refuse_repeated
+from interp.data.records import ClosedRow, Row, Text, checked_rows
 from interp.errors import DataError
 
 Emotion = Literal["anger", "sadness", "happiness", "fear", "surprise", "disgust"]
@@ -109,9 +109,6 @@ class Verdict(_TextRow):
     group: Text = Field(validation_alias="skeleton_id")
 
 
-R = TypeVar("R", bound=Row)
-
-
 def load_scenarios(path: str | Path) -> tuple[Scenario, ...]:
     """Read scenarios from a JSONL file, a shipped name or a Hub id.
 
@@ -119,39 +116,27 @@ def load_scenarios(path: str | Path) -> tuple[Scenario, ...]:
         DataError: the file is missing or malformed, has no rows, or uses an id twice; the
             message names file and line.
     """
-    return _unique(path, Scenario)
+    return tuple(checked_rows(Scenario, path, unique="id"))
 
 
 def load_vignettes(path: str | Path) -> tuple[Vignette, ...]:
     """Read vignettes; errors as `load_scenarios`."""
-    return _unique(path, Vignette)
+    return tuple(checked_rows(Vignette, path, unique="id"))
 
 
 def load_replies(path: str | Path) -> tuple[Reply, ...]:
     """Read replies; errors as `load_scenarios`."""
-    return _unique(path, Reply)
+    return tuple(checked_rows(Reply, path, unique="id"))
 
 
 def load_verdicts(path: str | Path) -> tuple[Verdict, ...]:
     """Read judged replies of another model; errors as `load_scenarios`."""
-    return tuple(row for _, row in _rows(path, Verdict))
+    return tuple(checked_rows(Verdict, path))
 
 
 def load_labelled(path: str | Path, part: str) -> tuple[LabelledReply, ...]:
     """Read blindly labelled replies of one part alone, so that no judge is fitted on its test."""
-    return tuple(row for _, row in _rows(path, LabelledReply) if row.part == part)
-
-
-def _rows(path: str | Path, kind: type[R]) -> list[tuple[str, R]]:
-    return [(where, checked(kind, row, where)) for where, row in placed_rows(path)]
-
-
-def _unique(path: str | Path, kind: type[R]) -> tuple[R, ...]:
-    rows: list[tuple[str, Any]] = [*_rows(path, kind)]
-    if not rows:
-        raise DataError(f"{path} holds no rows; give at least one.")
-    refuse_repeated((where, row.id) for where, row in rows)
-    return tuple(row for _, row in rows)
+    return tuple(row for row in checked_rows(LabelledReply, path) if row.part == part)
 
 
 @dataclass(frozen=True)

@@ -162,10 +162,7 @@ def best_layer(readings: Sequence[Reading]) -> int:
 
 
 def vignette_states(
-    model: Model,
-    frames: Frames,
-    vignettes: Sequence[Vignette],
-    progress: Progress | None = None,
+    model: Model, frames: Frames, vignettes: Sequence[Vignette], progress: Progress | None = None
 ) -> Float[torch.Tensor, "vignette layer d_model"]:
     """States after each block at the last token of the prompt around each vignette."""
     texts = [EmotionPrompt(frames.vignette.format(text=one.text)) for one in vignettes]

@@ -18,13 +18,7 @@ from torch import Tensor
 
 from circuits.explanation.target_metric import ExplainedPrompt
 from interp.attribution.contrast import RunValues, gradients
-from interp.attribution.estimators import (
-    ESTIMATORS,
-    Linearised,
-    linearise,
-    pull_back,
-    push_forward,
-)
+from interp.attribution.estimators import ESTIMATORS, Linearised, linearise, pull_back, push_forward
 from interp.brief import brief
 from interp.forward.blocks import head_writes, norm, weight_of
 from interp.model.graph import Graph

@@ -11,7 +11,7 @@ from interp.brief import brief
 from interp.data.answers import continuation, single_token
 from interp.data.pairs import Excluded
 from interp.data.prompts import Prompt, TokenPrompt, as_prompts
-from interp.data.records import ClosedRow, Text, checked, placed_rows
+from interp.data.records import ClosedRow, Text, checked_rows
 from interp.errors import DataError, shown
 from interp.interventions.run import forward
 from interp.model.model import Model
@@ -36,10 +36,7 @@ class QuestionRow(ClosedRow):
 
 def load_questions(source: str | Path) -> list[QuestionRow]:
     """Read a JSONL file, a shipped set such as ``capital_questions``, or a data set of the Hub."""
-    rows = [checked(QuestionRow, row, where) for where, row in placed_rows(source, "prompts")]
-    if not rows:
-        raise DataError(f"{source} holds no prompts; write one JSON object per line.")
-    return rows
+    return checked_rows(QuestionRow, source, "prompts")
 
 
 @brief

@@ -26,7 +26,7 @@ from circuits.recall_reasoning.cells import Data
 from circuits.recall_reasoning.filter import two_sided_auc
 from interp.brief import brief
 from interp.data.datasets import locate
-from interp.data.records import Row, Text, checked, read_jsonl, read_rows
+from interp.data.records import Row, Text, checked_rows
 from interp.errors import DataError, PlanError
 from interp.interventions.recording import activations
 from interp.interventions.run import forward
@@ -237,12 +237,10 @@ def published_prompts(path: str | Path) -> Prompts:
     """
     path = locate(path, "a file of published prompts")
     if path.suffix == ".jsonl":
-        lines = read_jsonl(path, "country and continent")[:N_PUBLISHED]
-        rows = [checked(_Country, row, f"{path}, line {n}") for n, row in lines]
+        rows = checked_rows(_Country, path, "country and continent")[:N_PUBLISHED]
         found = [template.format(**dict(row)) for template in (RECALL, REASONING) for row in rows]
     else:
-        listed = read_rows(path, "recall and reasoning prompts")
-        pairs = [checked(_Released, row, f"{path}, row {n}") for n, row in enumerate(listed, 1)]
+        pairs = checked_rows(_Released, path, "recall and reasoning prompts")
         found = [row.recall for row in pairs] + [row.reasoning for row in pairs]
     n = len(found) // 2
     if n < 3:

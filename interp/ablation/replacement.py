@@ -46,11 +46,7 @@ class Replacement:
     n_behind: int = 0
 
     def of(
-        self,
-        tokens: TokenBatch,
-        counterparts: TokenBatch,
-        partners: Sequence[Partner],
-        block: int,
+        self, tokens: TokenBatch, counterparts: TokenBatch, partners: Sequence[Partner], block: int
     ) -> Rewrites:
         """The replacements for some prompts and the answers behind them.
 

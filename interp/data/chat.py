@@ -179,6 +179,12 @@ def has_template(model: "Model") -> bool:
     return bool(getattr(model.tokenizer, "chat_template", None))
 
 
+def switches(model: "Model") -> list[str]:
+    """The switches of thinking that a model's chat template reads."""
+    template = model.tokenizer.get_chat_template() if has_template(model) else ""
+    return [one for one in SWITCHES if one in _arguments_of(template)]
+
+
 def render(
     model: "Model", conversation: Conversation, spans: Mapping[str, Range] | None = None
 ) -> tuple[Rendered, dict[str, Range]]:
@@ -249,13 +255,13 @@ def _given(chat: Chat, reads: frozenset[str], name: str) -> dict[str, Any]:
     """The template's arguments; `DataError` for one that it does not read."""
     given = dict(chat.arguments)
     if chat.thinking is not None:
-        switches = [switch for switch in SWITCHES if switch in reads]
-        if not switches:
+        found = [switch for switch in SWITCHES if switch in reads]
+        if not found:
             raise DataError(
                 f"the chat template of {name} has no switch of thinking (it reads none of "
                 f"{', '.join(SWITCHES)}); leave 'thinking' out."
             )
-        given |= dict.fromkeys(switches, chat.thinking)
+        given |= dict.fromkeys(found, chat.thinking)
     if chat.tools and "tools" not in reads:
         raise DataError(f"the chat template of {name} does not read tools; leave them out.")
     for argument in given:

@@ -212,6 +212,22 @@ def placed_rows(source: str | Path, expected: str = "rows") -> list[tuple[str, d
     return _placed(source, None, expected)[0]
 
 
+def checked_rows(
+    kind: type[T], source: str | Path, expected: str = "rows", unique: str | None = None
+) -> list[T]:
+    """The rows of a data set, each `checked`, and its own in the field `unique`.
+
+    `DataError` where there is none, one is faulty, or a value of that field is there twice.
+    """
+    placed = placed_rows(source, expected)
+    if not placed:
+        raise DataError(f"{source} holds no {expected}; give at least one.")
+    found = [(where, checked(kind, row, where)) for where, row in placed]
+    if unique is not None:
+        refuse_repeated(((where, getattr(row, unique)) for where, row in found), unique)
+    return [row for _, row in found]
+
+
 def is_hub_id(source: str | Path) -> bool:
     """Whether ``owner/name`` means a data set of the Hub.
 

@@ -24,8 +24,7 @@ READERS = ("gate", "up")
 FFNs the only one), and its factor in gated ones."""
 
 Rewrite = Callable[
-    [Float[Tensor, "row pos d_in"], Float[Tensor, "row pos d_out"]],
-    Float[Tensor, "row pos d_out"],
+    [Float[Tensor, "row pos d_in"], Float[Tensor, "row pos d_out"]], Float[Tensor, "row pos d_out"]
 ]
 """(input, output) of a projection -> the output that the model shall use instead."""
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.data.prompts import Positions, Prompt, TokenPrompt, as_prompts
-from interp.data.records import Row, Text, checked, placed_rows
+from interp.data.records import Row, Text, checked_rows
 from interp.errors import DataError, PlanError, did_you_mean, shown
 from interp.interventions.binding import site_layers
 from interp.interventions.steering_vector import SITE, SteeringVector, mean_states
@@ -40,9 +40,8 @@ def load_contrast_pairs(source: str | Path) -> list[tuple[Prompt, Prompt]]:
     Raises:
         DataError: the file or a row cannot be used; the row is named.
     """
-    rows = placed_rows(source, "contrast pairs")
-    found = [checked(ContrastRow, row, where) for where, row in rows]
-    return [(row.positive, row.negative) for row in found]
+    rows = checked_rows(ContrastRow, source, "contrast pairs")
+    return [(row.positive, row.negative) for row in rows]
 
 
 def steering_vector(

@@ -22,14 +22,7 @@ import torch
 from torch import Tensor
 
 from interp.brief import brief
-from interp.loading.block_checks import (
-    after,
-    error,
-    not_whole,
-    projected_fails,
-    same,
-    stream_fails,
-)
+from interp.loading.block_checks import after, error, not_whole, projected_fails, same, stream_fails
 from interp.loading.block_records import Batch, Edits, Records, recorded_blocks
 from interp.model.architecture import BlockMap, ModulePoint
 from interp.model.model import Model

@@ -84,12 +84,7 @@ class _Block:
     """One block's records, and what can be read off them."""
 
     def __init__(
-        self,
-        block: nn.Module,
-        known: BlockMap,
-        records: Records,
-        n_heads: int,
-        allowed: float,
+        self, block: nn.Module, known: BlockMap, records: Records, n_heads: int, allowed: float
     ):
         self.block, self.known, self.records = block, known, records
         self.n_heads = n_heads

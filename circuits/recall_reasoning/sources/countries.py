@@ -19,8 +19,8 @@ import numpy as np
 from circuits.recall_reasoning.cells import SPLITS, Data, Record, data_of, record_of
 from interp.data.answers import single_token
 from interp.data.pairs import Excluded
-from interp.data.records import Row, Text, checked, placed_rows
-from interp.errors import DataError, shown
+from interp.data.records import Row, Text, checked_rows
+from interp.errors import DataError
 from interp.model.model import Model
 
 FRAMES = {"capital": "The capital of {} is the city of", "language": "The main language of {} is"}
@@ -55,20 +55,7 @@ class Country(Row):
 
 def load_facts(path: str | Path) -> list[Country]:
     """Read facts as in ``recall_facts``; `DataError` for a malformed file or a country twice."""
-    rows = placed_rows(path, "country, capital, language and landmarks")
-    if not rows:
-        raise DataError(f"{path} holds no facts; give at least one line.")
-    seen: dict[str, str] = {}
-    found: list[Country] = []
-    for where, record in rows:
-        row = checked(Country, record, where)
-        if row.country in seen:  # it could come into two splits
-            raise DataError(
-                f"{where}: {shown(row.country)} was there before, in {seen[row.country]}; keep one."
-            )
-        seen[row.country] = where
-        found.append(row)
-    return found
+    return checked_rows(Country, path, "facts", "country")  # one twice could be in two splits
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ def planted(seed: int = 0, noise: float = 0.3) -> tuple[EmotionVectors, pd.DataF
     names = tuple(f"e{i}" for i in range(N))
     found = EmotionVectors(
         torch.tensor(x - x.mean(0)).float(), torch.zeros(2, 24), torch.ones(N, 2), names,
-        tuple(f"w{i}" for i in range(N)), frame, frame, frame, {}, 1, "given", "m", "llama", "0",
+        tuple(f"w{i}" for i in range(N)), frame, frame, frame,
+        {}, (), 1, "given", "m", "llama", "0",
     )  # fmt: skip
     norms = pd.DataFrame(ratings, columns=["valence", "arousal"], index=list(found.words))
     return found, norms

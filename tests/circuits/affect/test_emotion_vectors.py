@@ -27,12 +27,15 @@ from circuits.affect.emotion_words import (
     FOREIGN,
     LISTS,
     NAMED,
+    SHORT,
     EvokingTexts,
     load_norms,
     load_words,
 )
+from interp.data.chat import render
 from interp.errors import DataError, PlanError, RunFolderError
 from interp.interventions.generate import Generation
+from interp.model.model import Model
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +110,7 @@ def test_states_equal_those_of_each_text_alone(family: str):
             own = [p for p in range(len(states)) if p > 0]
             assert torch.allclose(mean[i, layer], states[own].mean(0), atol=1e-3, rtol=1e-4)
     assert torch.allclose(mean[0], mean[-3], atol=1e-3) and len(mean) == 24
-    with pytest.raises(DataError, match="too short to be read"):
+    with pytest.raises(PlanError, match="covers no token"):
         text_states(model, ["w3"], False)
 
 
@@ -129,10 +132,6 @@ def test_vectors_equal_a_naive_loop(made: EmotionVectors):
             v = (states[name].mean(0) - grand)[layer]
             assert torch.allclose(
                 made.vectors[row, layer], v - v @ axes.T @ axes, atol=1e-3, rtol=1e-3
-            )
-            u = made.vectors[row, layer] / made.vectors[row, layer].norm()
-            assert made.spread[row, layer] == pytest.approx(
-                float((plain[:, layer] @ u).std()), rel=1e-2
             )
     zero = made.coordinates(made.origin[1][None], ["joy", "awe"], 1)
     assert zero.abs().max() < 1e-5
@@ -173,7 +172,9 @@ def test_what_is_left_out_is_counted(tmp_path: Path):
     found = emotion_vectors(tiny("llama"), some, PLAIN, (), tmp_path / "v", progress=False)
     assert found.emotions == NAMES[:3] and found.readings.empty
     assert found.left_out == {FOREIGN: 2, FEW_OF: 1}
-    assert "w1 w2 w3" in found.texts["text"].tolist()
+    assert found.without == ("awe",) and "Without a vector: awe." in found.report().html()
+    why = found.texts.set_index("text")["excluded"]
+    assert why["w1 w2 w3"] == FEW_OF and (found.texts["excluded"] != "").sum() == 1
     with pytest.raises(RunFolderError, match="other data"):
         emotion_vectors(tiny("llama"), short, PLAIN, (), tmp_path / "v", progress=False)
     few = replace(some, texts={**some.texts, "joy": ()})
@@ -185,16 +186,47 @@ def test_what_is_left_out_is_counted(tmp_path: Path):
 
 def test_stories_that_name_their_emotion_are_excluded(monkeypatch: pytest.MonkeyPatch):
     said = ["She cried.", "He was SADLY gone.", " ", "A saddle.", "Full of sadness"]
-    monkeypatch.setattr(
-        emotion_words, "generate", lambda *a, **k: [Generation((), (), text) for text in said]
-    )
-    model = chat_model("chatml")
-    words = {"sadness": "sad", "joy": "glad", "awe": "awed"}
-    rows = EvokingTexts.stories(words, 5).of(model, "sadness")
+    wrote: list[str] = []
+
+    def write(model: Model, chats: list[interp.Conversation], *_, **options: bool):
+        wrote.extend(render(model, chat)[0] for chat in chats)
+        return [Generation((), (), text) for text in said]
+
+    monkeypatch.setattr(emotion_words, "generate", write)
+    words = {"sadness": "sad", "joy": "happy", "awe": "awed", "rage": "enraged"}
+    asked = EvokingTexts.stories(words, 5)
+    rows = asked.of(chat_model("chatml"), "sadness")
     assert rows["excluded"].tolist() == ["", NAMED, EMPTY, "", NAMED]
+    assert len(wrote) == 5 and all(text.endswith("</think>\n\n") for text in wrote)
+    said[:] = ["Happily so.", "A joyful day.", "How joyous.", "The unhappy boy.", "Joyce, hap"]
+    rows = asked.of(chat_model("gemma"), "joy")  # whose template has no switch of thinking
+    assert rows["excluded"].tolist() == [NAMED, NAMED, NAMED, "", ""]
+    said[:] = ["It raged.", "Raging seas.", "Rags.", "An average.", "Rages"]
+    assert asked.of(chat_model("gemma"), "rage")["excluded"].tolist() == [
+        NAMED,
+        NAMED,
+        "",
+        "",
+        NAMED,
+    ]
     monkeypatch.undo()
     with pytest.raises(DataError, match="no chat template"):
-        EvokingTexts.stories(words, 2).of(tiny("llama"), "joy")
+        asked.of(tiny("llama"), "joy")
+
+
+def test_a_story_without_a_token_to_read_is_excluded(tmp_path: Path, monkeypatch):
+    said = iter(
+        [["w1", "w2 w3", "w4 w5"], ["w6", "w7", "w8 w9"], ["w1 w2", "w5 w3"], ["w6 w7"] * 2]
+    )
+    wrote = lambda *a, **k: [Generation((), (), text) for text in next(said)]  # noqa: E731 (short)
+    monkeypatch.setattr(emotion_words, "generate", wrote)
+    asked = EvokingTexts(
+        WORDS, "stories", {name: ("w1",) * (3 - i // 2) for i, name in enumerate(NAMES)}
+    )
+    found = emotion_vectors(tiny("llama"), asked, PLAIN, (), tmp_path / "v", progress=False)
+    assert found.emotions == ("anger", "joy", "awe") and found.without == ("fear",)
+    assert found.texts["excluded"].tolist() == [SHORT, "", "", SHORT, SHORT, FEW_OF, *[""] * 4]
+    assert found.left_out == {FOREIGN: 0, SHORT: 3, FEW_OF: 1}
 
 
 def test_requests_and_frames_differ_in_the_word_alone():

@@ -1,27 +1,35 @@
 """Projections of single tokens, choices under steering, and all of it on the command line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from affect_samples import NAMES, vectors, written_texts
+import torch
+from affect_samples import NAMES, PLAIN, texts, vectors, written_texts
 from chat_examples import chat_model
 from conftest import tiny
 from test_cli import refused, report
+from test_cli import run as run_verb
 
 import interp
+from circuits.affect import emotion_choices as emotion_choices_module
 from circuits.affect.emotion_choices import (
     ASKED,
     BEGUN,
+    RANDOM,
     Choice,
     choice_pairs,
     emotion_choices,
     load_choices,
 )
-from circuits.affect.emotion_vectors import EmotionVectors
+from circuits.affect.emotion_vectors import SINKS, EmotionVectors, emotion_vectors
 from circuits.affect.token_projections import token_projections
+from interp.ablation.readouts import WINDOW
 from interp.errors import DataError, PlanError
+from interp.interventions.run import sweep_plans
 
 CHAT = [
     {"role": "system", "content": "Be kind."},
@@ -69,17 +77,49 @@ def test_projections_equal_naive_ones_and_turns_stay_apart(chatty: EmotionVector
     assert "<b>" not in page.partition("application/json")[2].partition("</script>")[0]
 
 
+@pytest.mark.parametrize("kind", ["frames", "given"])
+def test_over_neutral_text_projections_have_mean_0_and_deviation_1(tmp_path: Path, kind: str):
+    model, source = chat_model("chatml"), replace(texts(), kind=kind)
+    found = emotion_vectors(model, source, PLAIN, (), tmp_path / "v", progress=False)
+    length = WINDOW - 1  # a character per token, behind the BOS
+    passages = [PLAIN[i : i + length] for i in range(0, len(PLAIN) - length + 1, length)]
+    done = [token_projections(model, found, one, [*NAMES]).values for one in passages]
+    values = np.concatenate([one[SINKS:] for one in done])
+    assert len(values) == len(passages) * (WINDOW - SINKS) > 500
+    assert np.abs(values.mean(0)).max() < 1e-3
+    assert values.std(0, ddof=1) == pytest.approx(1, abs=1e-3)
+    moved = (
+        found.origin[1] + found.spread[2, 1] * found.steering("joy")[1] / found.vectors[2, 1].norm()
+    )
+    assert found.coordinates(moved[None], ["joy"], 1).item() == pytest.approx(1, rel=1e-3)
+
+
 def test_a_plain_text_is_one_turn(chatty: EmotionVectors):
     done = token_projections(chat_model("chatml"), chatty, "Oh no", ["fear"])
     assert done.tokens["speaker"].tolist() == ["template", *["text"] * 5]  # a BOS before it
     assert done.parts["tokens"].tolist() == [5]
     with pytest.raises(PlanError, match="other weights"):
         token_projections(tiny("llama"), chatty, "w1", ["fear"])
+    with pytest.raises(DataError, match="is blank"):
+        token_projections(chat_model("chatml"), chatty, " \n", ["fear"])
+    silent = [CHAT[1], {"role": "assistant", "content": ""}, CHAT[1]]
+    done = token_projections(chat_model("chatml"), chatty, interp.Conversation(silent), ["fear"])
+    assert done.parts["turn"].tolist() == [1, 3]  # the numbers of the messages
     with pytest.raises(PlanError, match="no vector of 'envy'"):
         token_projections(chat_model("chatml"), chatty, "Oh", ["envy"])
 
 
 # --- choices --------------------------------------------------------------------------------------
+
+
+def test_a_file_without_choices_or_with_one_twice_is_refused(tmp_path: Path):
+    file = tmp_path / "choices.jsonl"
+    file.write_text("")
+    with pytest.raises(DataError, match="holds no choices; give at least one"):
+        load_choices(file)
+    file.write_text(f"{choice(0).model_dump_json()}\n" * 2)
+    with pytest.raises(DataError, match="line 2: id 'c0' was used before"):
+        load_choices(file)
 
 
 def choice(i: int, turned: bool = False) -> Choice:
@@ -108,7 +148,7 @@ def test_log_odds_equal_naive_ones_and_turn_with_the_options(chatty: EmotionVect
     turned = [choice(i, turned=True) for i in range(4)]
     other = emotion_choices(model, chatty, turned, ["joy", "fear"], **settings)
     columns = [c for c in done.log_odds if c not in ("kind", "id")]
-    assert len(columns) == 1 + 2 + 10 and done.in_chat and done.excluded.empty
+    assert len(columns) == 1 + 2 + 10 and done.in_chat and not done.excluded
     assert np.allclose(done.log_odds[columns], -other.log_odds[columns], atol=1e-4)
     plan = chatty.steering("joy").plan(0.3, [0, 1], relative="norm")
     letters = [model.encode(letter)[-1] for letter in (" A", " B")]
@@ -134,6 +174,10 @@ def test_the_table_is_made_of_shifts_over_questions(chatty: EmotionVectors):
     row = done.table.iloc[0]
     assert row["shift"] == pytest.approx(shift.mean())
     assert row["low"] <= row["shift"] <= row["high"] and row["questions"] == 2
+    tables = done.report().sections[0].parts[1:]
+    assert [table.caption for table in tables] == ["Risk", "Agreement", "Refusal"]
+    assert tables[0].headings == ["emotion", "shift [95 % interval]", "p"]
+    assert f"2 questions; unsteered log-odds {own['unsteered'].mean():.3g};" in tables[0].note
     random = [float((own[f"random {i}"] - own["unsteered"]).mean()) for i in range(10)]
     assert min(random) <= row["random_low"] < row["random_high"] <= max(random)
     again = emotion_choices(model, chatty, asked, ["joy"], n_random=10, dose=0.2)
@@ -141,6 +185,25 @@ def test_the_table_is_made_of_shifts_over_questions(chatty: EmotionVectors):
     other = emotion_choices(model, chatty, asked, ["joy"], n_random=10, dose=0.2, seed=1)
     assert other.log_odds["joy"].equals(done.log_odds["joy"])
     assert not other.log_odds["random 0"].equals(done.log_odds["random 0"])
+
+
+def test_random_directions_are_as_alike_between_layers_as_the_vectors(chatty, monkeypatch):
+    used: dict[str, Any] = {}
+
+    def sweep(model: Any, asked: Any, plans: dict[str, Any], **options: Any) -> Any:
+        used.update(plans)
+        return sweep_plans(model, asked, plans, **options)
+
+    monkeypatch.setattr(emotion_choices_module, "sweep_plans", sweep)
+    model, found = chat_model("chatml"), chatty
+    alike = replace(found, vectors=found.vectors[:, 1:].expand(-1, 2, -1).clone())
+    emotion_choices(model, alike, [choice(0)], ["joy", "fear"], layers=[0, 1], n_random=10)
+    assert len(used) == 13 and not used.pop("unsteered")
+    for plan in used.values():
+        first, second = (step.vector.flatten() for step in plan)
+        assert first @ second == pytest.approx(1, abs=1e-5)  # of unit length
+    drawn = torch.stack([plan[0].vector.flatten() for name, plan in used.items() if RANDOM in name])
+    assert (drawn @ drawn.T).fill_diagonal_(0).abs().max() < 0.95
 
 
 @pytest.mark.parametrize(
@@ -169,6 +232,15 @@ def test_letters_that_are_one_token_are_refused(tmp_path: Path):
 def test_all_of_it_on_the_command_line(tmp_path: Path, capsys, monkeypatch):
     model = chat_model("chatml")
     monkeypatch.setattr(interp, "load_model", lambda name, **options: model)
+
+    def seen(*arguments: str) -> str:
+        """What a terminal of 80 columns shows, in which nothing may be cut."""
+        assert run_verb([*arguments]) == 0
+        text = capsys.readouterr().out
+        assert "…" not in text and "━" in text
+        assert max(len(line) for line in text.splitlines() if "run folder" not in line) <= 80
+        return text
+
     words, rows = written_texts(tmp_path)
     run = tmp_path / "run"
     make = ["emotion", "vectors", "--model", "m", "--words", str(words), "--texts", str(rows)]
@@ -177,6 +249,7 @@ def test_all_of_it_on_the_command_line(tmp_path: Path, capsys, monkeypatch):
     assert made["left_out"]["the text's emotion is not in the list"] == 1
     assert made["kind"] == "emotion vectors" and (run / "index.html").is_file()
     assert report(capsys, *make, "--out", str(run)) == made
+    assert "without a vector: none" in " ".join(seen(*make, "--out", str(run)).split())
     assert "give one of" in refused(capsys, *make, "--generate", "3", "--out", str(run))
 
     norms = tmp_path / "norms.jsonl"
@@ -184,6 +257,7 @@ def test_all_of_it_on_the_command_line(tmp_path: Path, capsys, monkeypatch):
     norms.write_text("\n".join(map(json.dumps, rated)))
     plane = ["emotion", "map", str(run), "--norms", str(norms), "--out", str(tmp_path / "map")]
     assert report(capsys, *plane)["left_out"]["the word has no arousal"] == 4
+    assert "the word has no valence 0; the word has no arousal 4" in seen(*plane)
     assert (tmp_path / "map" / "index.html").is_file()
 
     chat, out = tmp_path / "chat.json", str(tmp_path / "tokens")
@@ -191,6 +265,8 @@ def test_all_of_it_on_the_command_line(tmp_path: Path, capsys, monkeypatch):
     read = ["emotion", "tokens", str(run), "--model", "m", "--emotions", "joy,awe"]
     said = report(capsys, *read, "--chat", str(chat), "--out", out)
     assert [row["speaker"] for row in said["parts"]][:2] == ["system", "user"]
+    many = ["emotion", "tokens", str(run), "--model", "m", "--emotions", ",".join(NAMES)]
+    assert seen(*many, "--chat", str(chat)).count("token before") == 4
     assert "give one of --text and --chat" in refused(capsys, *read)
     text = tmp_path / "text.txt"
     text.write_text("Oh no")
@@ -200,4 +276,5 @@ def test_all_of_it_on_the_command_line(tmp_path: Path, capsys, monkeypatch):
     ask = ["emotion", "choices", str(run), "--model", "m", "--n-random", "10"]
     told = report(capsys, *ask, "--emotions", "joy,fear", "--out", str(tmp_path / "choices"))
     assert [row["emotion"] for row in told["shifts"]] == ["joy", "fear"] * 3
+    assert seen(*ask, "--emotions", "joy,fear").count("agreement") == 2
     assert "no vector of 'envy'" in refused(capsys, *ask, "--emotions", "envy")
