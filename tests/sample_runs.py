@@ -259,8 +259,13 @@ def recall_replication(out: Path) -> Path:
     return replace(found, model=MODEL).save(out)
 
 
+def feasible_run(out: Path | None) -> Any:
+    model = interp.load_model("two-hop-organism")
+    return feasibility(model, FeasibilitySettings(n=2), out, progress=False)
+
+
 def feasible_cells(out: Path) -> Path:
-    found = feasibility(interp.load_model("two-hop-organism"), FeasibilitySettings(n=2))
+    found = feasible_run(None)
     return replace(found, model=MODEL, left_out={f"not known {EVIL}": 3}).save(out)
 
 
@@ -456,6 +461,7 @@ RUNS: dict[str, Callable[[Path], Any]] = {
     "edit sequence": edit_sequence,
     "query-value": query_value_run,
     "recall": recall_run,
+    "feasible": feasible_run,
     "thought": thought_run,
     "emotion circuit": emotion_discovery,
     "emotion evaluate": emotion_evaluate,

@@ -80,7 +80,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, cache: None) -> dict[str, 
     for kind, load in MORE.items():
         SAMPLES[kind](add(kind, load))
     chosen = LayerSelection((0,), (1,), "by hand", {1: torch.eye(56)}, separation={1: 0.6})
-    whose = {"model": model.name, "weights_hash": model.weights_hash}
+    whose = {"model": model.name, "weights_hash": model.hash_in(torch.bfloat16)}
     replace(chosen, **whose).save(add("layers", lambda at: selection_for(model, at, "ace")))
     Plan.of(Scale("z", 0.5)).save(add("plan", Plan.load))
     return {name: (base / name, load) for name, load in loads.items()}

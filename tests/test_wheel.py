@@ -52,7 +52,7 @@ for name in RECIPES:
     assert EmotionRecipe.load(name).model
 for name in settings.RECIPES:
     assert settings.load_recipe(name).model
-assert sorted(at.name for at in SHIPPED.iterdir()) == ["gemma-3-270m", "smollm2-135m"]
+assert len(list(SHIPPED.iterdir())) == 3
 assert not list(Path().iterdir())
 print("ok")
 """

@@ -172,7 +172,8 @@ class _Gradients:
             for row, prompt in enumerate(prompts)
             for k in range(prompt.n_target, 0, -1)
         ]
-        row, column, token = torch.tensor(reads, device=model.device).T
+        shape = len(reads), 3  # none where all prompts of a batch are preserved
+        row, column, token = torch.tensor(reads, dtype=torch.long).reshape(shape).to(model.device).T
         with torch.enable_grad():
             places = [("mlp_post", layer, self._probe(layer)) for layer in self.layers]
             with under(model, edits, owner), rewriting(model, places):

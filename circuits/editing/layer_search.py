@@ -139,7 +139,7 @@ def selected(
         direct_threshold=max(2 * RISE, round(float(direct.mean()), 3)),
         separation=separation,
         model=model.name,
-        weights_hash=model.weights_hash,
+        weights_hash=model.hash_in(torch.bfloat16),
     )
 
 

@@ -43,6 +43,7 @@ class LayerSelection(Result):
         until: mean negative log-likelihood of the target at which the query neurons' search ends.
         separation: by deep layer, how well match scores tell questions through a fact from others
             (AUROC).
+        weights_hash: of the weights rounded to bfloat16: one for all number formats of a model.
     """
 
     KIND = "layer selection"
@@ -168,7 +169,7 @@ def selection_for(model: Model, path: Path | None, *methods: str) -> LayerSelect
             raise _unselected("the package has no layers", model)
         path = SHIPPED / model.name
     found = LayerSelection.load(path)
-    if found.weights_hash != model.weights_hash:
+    if found.weights_hash != model.hash_in(torch.bfloat16):
         raise _unselected(f"{path} has the layers of {found.model!r}, other weights", model)
     with reading(path):
         model.check_layers([*found.query, *found.value])

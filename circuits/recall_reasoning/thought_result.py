@@ -159,8 +159,8 @@ class Thought(Result):
                 f"Greedy replies ({self.form}) of at most {self.settings.new_tokens} tokens, after "
                 f"{self.settings.demonstrations} demonstrations. Only chains that end in the right "
                 "answer and name the bridge are used; everything behind the changed sentence is "
-                "written again. Rows of an intervention that a chain offers no place for are "
-                "excluded from its n.",
+                "written again. A chain without a place for an intervention does not count in "
+                "the n of that intervention.",
                 "; ".join(f"{name}: {what}" for name, what in CONDITIONS.items()) + ".",
                 f"Settings: {cell_text(self.settings.model_dump(mode='json'))}. "
                 f"{self.seconds:.0f} s.",

@@ -281,6 +281,13 @@ class Model:
             known = self.__dict__["_hashed"] = (version, _hash(stored(self.hf)))
         return known[1]
 
+    def hash_in(self, dtype: torch.dtype) -> str:
+        """`hash_now` as it is where the same weights are loaded in another number format."""
+        if dtype == self.dtype:
+            return self.hash_now()
+        state = ((name, _cast(value, self.dtype, dtype)) for name, value in stored(self.hf))
+        return _hash(state)
+
     @property
     def attention_implementation(self) -> str:
         """Name of the attention function in use, such as ``"sdpa"``."""
@@ -311,6 +318,10 @@ class Model:
                 f"{self.name} has no attention modules whose function interp could choose."
             )
         return list(found.values())
+
+
+def _cast(value: Any, own: torch.dtype, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.dtype == own else value
 
 
 def _hash(state: Iterable[tuple[str, Any]]) -> str:

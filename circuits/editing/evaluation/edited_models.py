@@ -338,8 +338,9 @@ def _log_p(
     rows = ids.to(model.device).expand(len(owner), -1)
     with under(model, edits, owner):
         normed = model.body(input_ids=rows, use_cache=False).last_hidden_state
-    logits = model.arch.logits_transform(model.unembed(normed[:, :-1]).float())
-    return logits.log_softmax(-1)
+    flat = normed[:, :-1].flatten(0, 1)  # as a slice, bf16 takes eight times as long on a CPU
+    logits = model.arch.logits_transform(model.unembed(flat).float())
+    return logits.log_softmax(-1).unflatten(0, (len(owner), -1))
 
 
 def ngram_entropy(text: str) -> float:

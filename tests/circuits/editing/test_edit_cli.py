@@ -290,7 +290,8 @@ def test_ace_without_layers_of_its_model_is_refused(folder: Path, tmp_path: Path
     ace = [*on(folder, ledger), *FACT, "--method", "ace"]
     line = refused(capsys, "edit", "apply", *ace)
     assert "the package has no layers" in line and "interp edit place" in line
-    chosen = LayerSelection((0,), (2,), "test", weights_hash=model.weights_hash)
+    same = model.hash_in(torch.bfloat16)
+    chosen = LayerSelection((0,), (2,), "test", weights_hash=same)
     layers = chosen.save(tmp_path / "layers")
     olmo = [*on(folder, ledger, "olmo2"), *FACT, "--method", "ace", "--placement", str(layers)]
     assert "other weights; choose those of" in refused(capsys, "edit", "apply", *olmo)

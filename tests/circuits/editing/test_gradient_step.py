@@ -10,7 +10,7 @@ from test_editing import FACTS, same, weights
 import interp
 from circuits.editing import Edit, edit, ledger
 from circuits.editing.fact import PreservedQuestion
-from circuits.editing.fact_prompts import edit_prompts
+from circuits.editing.fact_prompts import edit_prompts, preserved_prompts
 from circuits.editing.gradient_step import (
     EPS,
     FeatureStatistics,
@@ -104,6 +104,21 @@ def test_tokens_and_gradients_are_those_of_plain_autograd(family: str):
             torch.testing.assert_close(mine.inputs, x[0].detach(), atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(mine.outputs, out[0].detach(), atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(mine.gradients, out.grad[0], atol=1e-5, rtol=1e-3)
+
+
+def test_batches_do_not_change_gradients_of_prompts_without_a_target(monkeypatch):
+    model, at = tiny("llama"), "last"
+    kept = preserved_prompts(model, [PreservedQuestion("w4 w33 w5", "w33")] * 3, at)
+    prompts = [*edit_prompts(model, FACTS[0], "cloze", at), *kept]
+    owner = torch.zeros(len(prompts), dtype=torch.long)
+    whole, row = gradient_tokens(model, prompts, (1,), [()], owner)
+    monkeypatch.setattr("circuits.editing.gradient_step.default_budget", lambda model: 1)
+    parts, same_row = gradient_tokens(model, prompts, (1,), [()], owner)
+    assert torch.equal(row, same_row)
+    last = row >= len(prompts) - len(kept)
+    assert last.any() and not parts[1].gradients[last].any()
+    for name in ("inputs", "outputs", "gradients"):
+        torch.testing.assert_close(getattr(parts[1], name), getattr(whole[1], name))
 
 
 def test_edits_in_a_row_go_on_from_the_statistics_and_are_undone_to_the_bit(tmp_path):

@@ -155,11 +155,14 @@ def test_within_fact_moments_are_fishers_covariance_and_come_back_from_a_folder(
     with pytest.raises(PlanError, match="asked in two ways"):
         within_fact_moments(model, [at], asked[1:])
 
-    layers = LayerSelection(
-        (0,), (LAYER,), "test", {LAYER: found.float()}, weights_hash=model.weights_hash
-    )
-    back = selection_for(model, layers.save(tmp_path / "layers"), "ace")
-    assert back and back.summary() == layers.summary()
+    half = interp.load_model(tiny_hf("gemma3").to(torch.bfloat16), tokenizer=word_tokenizer())
+    same = model.hash_in(torch.bfloat16)
+    assert half.hash_in(torch.bfloat16) == half.weights_hash == same != model.weights_hash
+    layers = LayerSelection((0,), (LAYER,), "test", {LAYER: found.float()}, weights_hash=same)
+    folder = layers.save(tmp_path / "layers")
+    back = selection_for(model, folder, "ace")
+    of_half = selection_for(half, folder, "ace")
+    assert back and of_half and back.summary() == of_half.summary() == layers.summary()
     torch.testing.assert_close(back.moments[at], found, atol=0, rtol=1e-6)
 
 
@@ -276,7 +279,7 @@ def test_a_fact_without_names_is_stored_by_each_stage_as_if_by_it_alone(moments_
 
 def test_targets_in_16_bits_are_searched_as_in_32():
     whole = interp.load_model(tiny_hf("llama"), tokenizer=word_tokenizer())
-    half = interp.load_model(tiny_hf("llama").to(torch.bfloat16), tokenizer=word_tokenizer())
+    half = interp.load_model(tiny_hf("gemma3").to(torch.bfloat16), tokenizer=word_tokenizer())
     prompts = tuple(edit_prompts(whole, FACTS[0], "cloze", "last"))
     given = FactPrompts(prompts, essence_prompt(whole, FACTS[0].subject, "last"))
     place, once = ("mlp_post", LAYER), torch.zeros(1, dtype=torch.long)
