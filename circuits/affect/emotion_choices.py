@@ -121,8 +121,7 @@ class EmotionChoices(Result):
             title=f"Choices under emotion vectors, {self.model}",
             lead=f"{len(self.emotions)} emotions and {self.n_random} random directions, each added "
             f"to every token at {self.dose:g} times the stream's norm in layers "
-            f"{cell_text(self.layers)}; asked {'in the' if self.in_chat else 'without a'} chat "
-            "template.",
+            f"{cell_text(self.layers)}; asked {'in a chat' if self.in_chat else 'as plain text'}.",
             sections=[Section("Shifts", ["Of the first answer's log-odds, in nats.", *tables])],
             method=(
                 "The first answer is the risky one, the one that agrees with a false claim, or the "

@@ -112,8 +112,7 @@ class EmotionVectors(Result):
             texts), the vectors' mean ``length`` as a part of the neutral states' mean norm, and
             the number of neutral ``components`` projected out.
         readings: accuracy per layer of reading vignettes, which name no emotion.
-        texts: every text, and why it was excluded.
-        left_out: how many texts were excluded, by reason.
+        texts, left_out: every text, and why it was excluded; how many were, by reason.
         without: emotions of the list that have no vector, since fewer than two texts could be read.
         layer: chosen by `most_stable`.
     """
