@@ -107,7 +107,7 @@ def apply(
         choice(
             NAMES,
             "Implicit names of the subjects, for methods that learn from them: given (those of the "
-            "facts), missing (found by asking the model where a fact has none; about ten seconds "
+            "facts), missing (found by asking the model where a fact has none; some seconds "
             "per fact), found (found for all), none.",
         ),
     ] = "given",

@@ -244,17 +244,14 @@ SplitByOption = Annotated[
 SplitSeedOption = Annotated[
     int, typer.Option(min=0, help="Random seed of that division; the same for both halves.")
 ]
+OUT_HELP = "Folder for the results; with the same options, what is stored there is kept."
 OutOption = Annotated[
     Path | None,
-    typer.Option(
-        help="Folder for the results; a stopped run with the same options resumes.", callback=_out
-    ),
+    typer.Option(help=OUT_HELP, callback=_out),
 ]
 NeededOutOption = Annotated[
     Path,
-    typer.Option(
-        help="Folder for the results; a stopped run with the same options resumes.", callback=_named
-    ),
+    typer.Option(help=OUT_HELP, callback=_named),
 ]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Replace another run, or a damaged one, that --out holds.")

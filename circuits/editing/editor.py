@@ -45,7 +45,7 @@ def edit(
             and those with a ``+`` take some.
         implicit: whether facts keep their implicit names (``"given"``), or lose them (``"none"``),
             or names are found for those that have none (``"missing"``) or for all (``"found"``),
-            where the method learns from them (`implicit_subjects`; about ten seconds per fact on a
+            where the method learns from them (`implicit_subjects`; some seconds per fact on a
             CPU core and a model of 270M).
         layers: of the ACE presets, from `select_layers`; built-in models have shipped ones.
         n_tokens: of the model's own samples, for second moments that are not cached yet.

@@ -43,7 +43,7 @@ class LayerSelection(Result):
         until: mean negative log-likelihood of the target at which the query neurons' search ends.
         separation: by deep layer, how well match scores tell questions through a fact from others
             (AUROC).
-        weights_hash: of the weights rounded to bfloat16: one for all number formats of a model.
+        weights_hash: of the weights rounded to bfloat16: the same in float32 and bfloat16.
     """
 
     KIND = "layer selection"
