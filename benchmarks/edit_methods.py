@@ -462,9 +462,7 @@ def condition_of(name: str, model: interp.Model, placement: LayerSelection) -> E
     strength = other.pop("strength", 1.0)
     search = {key: other.pop(key) for key in ("until", "clamp", "kl") if key in other}
     stages = (
-        replace(stage, search=replace(stage.search, **search), **other)
-        if search or other
-        else stage
+        replace(stage, **other, **({"search": replace(stage.search, **search)} if search else {}))
         for stage in method.stages
     )
     return EditCondition(name, Method(name, tuple(stages)), strength=strength)
