@@ -279,7 +279,7 @@ def test_a_fact_without_names_is_stored_by_each_stage_as_if_by_it_alone(moments_
 
 def test_targets_in_16_bits_are_searched_as_in_32():
     whole = interp.load_model(tiny_hf("llama"), tokenizer=word_tokenizer())
-    half = interp.load_model(tiny_hf("gemma3").to(torch.bfloat16), tokenizer=word_tokenizer())
+    half = interp.load_model(tiny_hf("llama").to(torch.bfloat16), tokenizer=word_tokenizer())
     prompts = tuple(edit_prompts(whole, FACTS[0], "cloze", "last"))
     given = FactPrompts(prompts, essence_prompt(whole, FACTS[0].subject, "last"))
     place, once = ("mlp_post", LAYER), torch.zeros(1, dtype=torch.long)
