@@ -49,12 +49,9 @@ def plot_frontier(table: pd.DataFrame, model: str, n: int) -> go.Figure:
             y=[y["value"]],
             error_x=whiskers([x["value"]], [x["low"]], [x["high"]]),
             error_y=whiskers([y["value"]], [y["low"]], [y["high"]]),
-            mode="markers+text",
-            text=[label(name)],
-            textposition="top center",
-            marker={"color": PALETTE[i % len(PALETTE)], "size": 9},
-            name=name,
-            showlegend=False,
+            mode="markers",
+            marker={"color": PALETTE[i % len(PALETTE)], "size": 16 - 3 * min(i, 3)},  # may coincide
+            name=label(name),
         )
     return styled(
         figure,
