@@ -27,7 +27,7 @@ def sequence(
         str, choice((*METHODS, *INFORMED), says("methods"), many=True)
     ] = "rome,memit,alphaedit,ace",
     lengths: Annotated[str, typer.Option(help=says("lengths"))] = "1,10,100",
-    orders: Annotated[str, choice(tuple(ORDERS), says("orders"), many=True)] = "row,batch",
+    orders: Annotated[str, choice(ORDERS, says("orders"), many=True)] = "row,batch",
     asked: Annotated[int, typer.Option(min=1, help=says("n_asked"))] = 100,
     controls: Annotated[int, typer.Option(min=1, help=says("n_controls"))] = 100,
     seed: Annotated[int, typer.Option(help=says("seed"))] = 0,

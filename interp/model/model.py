@@ -285,8 +285,7 @@ class Model:
         """`hash_now` as it is where the same weights are loaded in another number format."""
         if dtype == self.dtype:
             return self.hash_now()
-        state = ((name, _cast(value, self.dtype, dtype)) for name, value in stored(self.hf))
-        return _hash(state)
+        return _hash((name, _cast(value, self.dtype, dtype)) for name, value in stored(self.hf))
 
     @property
     def attention_implementation(self) -> str:

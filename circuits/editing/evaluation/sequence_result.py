@@ -1,13 +1,12 @@
 """`EditSequences`: what became of a model after 1, 10, 100, … edits, by method and order."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
 from circuits.editing.evaluation import figures
-from circuits.editing.evaluation.sequence_settings import ORDERS
 from interp.brief import brief
 from interp.results.report import Figure, Report, Section, Table, cell_text, excluded_counts
 from interp.results.result import Result
@@ -113,6 +112,18 @@ class EditSequences(Result):
         wide: Any = table.pivot(index=GROUP, columns="kind", values="value")
         return wide.loc[list(dict.fromkeys(map(tuple, table[GROUP].to_numpy())))].reset_index()
 
+    def _percent(self, table: pd.DataFrame) -> Table:
+        """A line per method, order and number of edits; one question has no interval."""
+        rows, most = (cast(Any, one) for one in (_hundred(table), table.groupby("kind")["n"].max()))
+        said = [
+            f"{one.value:.0f}" + (f" [{one.low:.0f}, {one.high:.0f}]" if one.n > 1 else "")
+            for one in rows.itertuples()
+        ]
+        wide = self._wide(table.assign(value=said)).rename(columns={"order": "written"})
+        asked = ", ".join(f"{NAMES.get(kind, kind)} {n}" for kind, n in most.items())
+        note = f"Row: one after the other; batch: together. Questions, at most: {asked}."
+        return Table("In %", wide, note, NAMES)
+
     def plot(self, kind: str = "efficacy") -> "go.Figure":
         """Share of right answers of a kind by the number of edits."""
         mine: Any = self.table().query("kind == @kind")
@@ -121,7 +132,10 @@ class EditSequences(Result):
     def report(self) -> Report:
         """Curves of retention, locality and drift, tables, cost, and what was left out."""
         table: Any = self.table()
-        kept = [Figure("Earlier edits still answered", RETENTION, self.plot()), _percent(table)]
+        kept = [
+            Figure("Earlier edits still answered", RETENTION, self.plot()),
+            self._percent(table),
+        ]
         ages = _hundred(self.by_age())
         sections = [
             Section("Retention", [*kept, Table("By age of the edit, in %", ages, AGE)]),
@@ -182,10 +196,4 @@ MODELS = (
 
 
 def _hundred(table: pd.DataFrame) -> pd.DataFrame:
-    times = {name: 100 * table[name] for name in ("value", "low", "high")}
-    return table.assign(**times)
-
-
-def _percent(table: pd.DataFrame) -> Table:
-    shown = _hundred(table).assign(order=[ORDERS[one] for one in table["order"]])
-    return Table("In %", shown, "n: questions.", NAMES)
+    return table.assign(**{name: 100 * table[name] for name in ("value", "low", "high")})

@@ -1,6 +1,6 @@
 """The settings of `interp edit sequence`: many edits of one model, in a row and in one batch."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -8,7 +8,7 @@ from circuits.editing.evaluation.comparison_settings import Each, EvaluationSett
 from interp.data.records import Count
 
 Order = Literal["row", "batch"]
-ORDERS: dict[Order, str] = {"row": "one after the other", "batch": "in one batch"}
+ORDERS: tuple[Order, ...] = get_args(Order)
 
 
 class SequenceSettings(EvaluationSettings, frozen=True):
