@@ -52,7 +52,8 @@ for name in RECIPES:
     assert EmotionRecipe.load(name).model
 for name in settings.RECIPES:
     assert settings.load_recipe(name).model
-assert len(list(SHIPPED.iterdir())) == 3
+three = ["gemma-3-270m", "qwen2.5-coder-0.5b", "smollm2-135m"]
+assert sorted(at.name for at in SHIPPED.iterdir()) == three
 assert not list(Path().iterdir())
 print("ok")
 """

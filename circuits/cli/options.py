@@ -244,15 +244,9 @@ SplitByOption = Annotated[
 SplitSeedOption = Annotated[
     int, typer.Option(min=0, help="Random seed of that division; the same for both halves.")
 ]
-OUT_HELP = "Folder for the results; with the same options, what is stored there is kept."
-OutOption = Annotated[
-    Path | None,
-    typer.Option(help=OUT_HELP, callback=_out),
-]
-NeededOutOption = Annotated[
-    Path,
-    typer.Option(help=OUT_HELP, callback=_named),
-]
+OUT_HELP = "Folder for the results; the same options go on from what is stored there."
+OutOption = Annotated[Path | None, typer.Option(help=OUT_HELP, callback=_out)]
+NeededOutOption = Annotated[Path, typer.Option(help=OUT_HELP, callback=_named)]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Replace another run, or a damaged one, that --out holds.")
 ]
