@@ -255,6 +255,7 @@ def evaluate(
     by: ByRecipe, discovery: DiscoveryOption, into: IntoFolder, texts: OnTexts, compared: Compared
 ) -> Record:
     """Compare all conditions on the same events, judged with the target hidden."""
+    compared.endpoint()  # refused now, before a model is loaded
     recipe = by.read(n=compared.n, judge_model=compared.judge_model)
     given = texts.load("test", published=compared.published)
     model = by.load(recipe)
@@ -276,6 +277,7 @@ def run(
     limit: ScenariosOption = None,
 ) -> Record:
     """Run the whole chain: discovery, circuits, replies in every condition, judges, a page."""
+    compared.endpoint()  # refused now, before a model is loaded
     recipe = by.read(n=compared.n, judge_model=compared.judge_model)
     given = texts.load("test", published=compared.published)
     own = OnTexts(texts.datasets, discovery_events)
@@ -304,7 +306,10 @@ def _compared(
     names = names_in(compared.conditions) if compared.conditions else None
     conditions = conditions_of(model, found, recipe.doses, names)
     judge = judged_on(by.how.device)
-    result = compare(model, conditions, recipe, texts, judge, into.out, found, into.force, say)
+    endpoint = compared.endpoint()
+    result = compare(
+        model, conditions, recipe, texts, judge, into.out, found, into.force, say, endpoint
+    )
     yield from _shown(result, into.out)
 
 

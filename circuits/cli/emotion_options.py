@@ -1,5 +1,6 @@
 """What the verbs of `interp emotion` share: options, texts, and the discovery in a folder."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from circuits.cli.output import load, stderr
 
 if TYPE_CHECKING:
     from circuits.emotion.emotion_settings import EmotionRecipe, EmotionSettings
+    from circuits.emotion.endpoint_judge import EndpointJudge
     from circuits.emotion.prompts import EmotionTexts
     from circuits.emotion.result import EmotionDiscovery
     from interp.model.model import Model
@@ -126,6 +128,25 @@ class Compared:
         str | None,
         typer.Option(help="Judged replies of another model, on which the judges are fitted, too."),
     ] = None
+    judge_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Also ask a model behind an OpenAI-compatible interface, such as "
+            "http://localhost:8000/v1; replies are sent there, with the key in INTERP_JUDGE_KEY."
+        ),
+    ] = None
+    judge_name: Annotated[str | None, typer.Option(help="Name of that model there.")] = None
+
+    def endpoint(self) -> "EndpointJudge | None":
+        """The judge behind an interface, where one is asked for."""
+        from circuits.emotion.endpoint_judge import EndpointJudge
+        from interp.errors import PlanError
+
+        if (self.judge_url is None) != (self.judge_name is None):
+            raise PlanError("give --judge-url and --judge-name together.")
+        if self.judge_url is None or self.judge_name is None:
+            return None
+        return EndpointJudge(self.judge_url, self.judge_name, os.environ.get("INTERP_JUDGE_KEY"))
 
 
 def say(stage: str, done: int, total: int) -> None:

@@ -25,6 +25,7 @@ from circuits.emotion.emotion_metrics import (
     with_ratio,
 )
 from circuits.emotion.emotion_settings import ReplyCriteria, ReplySettings
+from circuits.emotion.endpoint_judge import EndpointJudge
 from circuits.emotion.figures import plot_conditions, plot_confusion
 from circuits.emotion.judges import fitted_judges, with_lexicon
 from circuits.emotion.last_token import StageProgress
@@ -311,6 +312,7 @@ def compare(
     found: EmotionDiscovery | None = None,
     force: bool = False,
     progress: StageProgress | None = None,
+    endpoint: EndpointJudge | None = None,
 ) -> EmotionComparison:
     """Reply to the events of the texts under all conditions; a stopped run goes on.
 
@@ -324,9 +326,11 @@ def compare(
         found: the discovery behind the conditions, for the page.
         force: replace another run, or a damaged one, that `out` holds.
         progress: called with (condition, replies done, in all).
+        endpoint: a further judge; the built-in one still decides (see `EmotionComparison.by`).
 
     Raises:
         PlanError: the judges' model is the model itself.
+        ModelError: the endpoint does not answer; the replies are kept.
         RunFolderError: `out` holds another run, or something else.
     """
     if settings.judge_model == model.name:
@@ -338,6 +342,9 @@ def compare(
     given = {"self-written": texts.replies, "published": texts.verdicts, "blind": texts.labelled}
     record = settings.model_dump(mode="json", exclude={"model"})
     options = record | identity(model) | {"texts": fingerprint(texts)}
+    if endpoint:
+        endpoint.check()
+        options["endpoint"] = [endpoint.url, endpoint.name]
     options["conditions"] = {condition.name: condition.digest for condition in conditions}
     verb = "emotion evaluate" if found else "emotion elicit"
     with RunFolder.open(out, verb, options, unit="conditions", force=force) as run:
@@ -346,9 +353,14 @@ def compare(
             writer = ReplyWriter(model, asking, chosen, settings.decoding, run, progress)
             for condition in conditions:
                 writer.write(condition)
-            judges = fitted_judges(load_judge(settings.judge_model), texts)
+            judges: dict[str, AnyJudge] = {**fitted_judges(load_judge(settings.judge_model), texts)}
             note = record | {"judges_saw": [name for name, rows in given.items() if rows]}
+            if endpoint:
+                judges["endpoint"] = endpoint
             made = evaluate(writer, conditions, judges, settings.criteria, note)
+            if endpoint:
+                asked = {"model": endpoint.name, "unclear": endpoint.unclear}
+                made = replace(made, settings=made.settings | {"endpoint": asked})
             run.finish(
                 made.save,
                 page=lambda at: EmotionComparison.load(at).report(found).write(at / "index.html"),

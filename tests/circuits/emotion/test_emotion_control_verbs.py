@@ -9,9 +9,11 @@ import transformers
 from conftest import ROOT
 from test_cli import last_json
 from test_emotion_verbs import Flat
+from test_endpoint_judge import by_lexicon, serving
 
 from circuits.cli.app import run
 from circuits.emotion import (
+    EmotionComparison,
     EmotionRecipe,
     EmotionTexts,
     judges,
@@ -129,6 +131,30 @@ def test_control_shows_replies_and_caps_doses(
     assert "no condition 'singing'" in capsys.readouterr().err
     assert run([*begin[:-1], "joy"]) == 2
     assert "unknown emotion 'joy'" in capsys.readouterr().err
+    # and judged by another model, behind an interface
+    asked = [
+        "emotion",
+        "evaluate",
+        "--recipe",
+        given,
+        "--n",
+        "2",
+        "--conditions",
+        "steering",
+        *DATA,
+    ]
+    asked += ["--discovery", str(tmp_path / "d"), "--out", str(tmp_path / "judged")]
+    assert run([*asked, "--judge-url", "http://localhost:1/v1"]) == 2
+    assert "give --judge-url and --judge-name together" in capsys.readouterr().err
+    assert run([*asked, "--judge-url", "http://localhost:1/v1", "--judge-name", "m"]) == 2
+    assert "did not answer" in capsys.readouterr().err
+    assert not list(tmp_path.glob("judged*"))
+    with serving(by_lexicon) as (url, seen):
+        assert run([*asked, "--judge-url", url, "--judge-name", "m"]) == 0
+    result = EmotionComparison.load(tmp_path / "judged")
+    assert result.judges == ("activations", "words", "endpoint", "lexicon")
+    assert result.settings["endpoint"] == {"model": "m", "unclear": 0}
+    assert len(seen) == 1 + result.replies["reply"].nunique()
 
 
 def test_judges_learn_plain_replies_and_blind_labels_of_other_texts(
