@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 Progress = Callable[[int, int], None]
 """Called with (done, in all), first with (0, in all)."""
+StageProgress = Callable[[str, int, int], None]
+"""Called with (stage, done, in all)."""
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from circuits.emotion.emotion_circuit import Circuits, EmotionCircuit, SiteVectors, random_circuits
 from circuits.emotion.emotion_settings import EffectSettings
-from circuits.emotion.last_token import StageProgress, final_states
 from circuits.emotion.prompts import Frames, token_prompt
 from circuits.emotion.result import EmotionDiscovery, EmotionEffects
 from circuits.emotion.states import EmotionGroup, groups_of
@@ -27,9 +26,10 @@ from circuits.emotion.texts import EMOTIONS, Scenario, situations
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
 from interp.errors import DegenerateGap
+from interp.interventions.last_token import final_states
 from interp.interventions.plan import Ablate, Add, Plan
 from interp.model.model import Model
-from interp.progress import Progress
+from interp.progress import Progress, StageProgress
 from interp.results.run_folder import fingerprint, identity, in_one_piece
 from interp.statistics import bootstrap_ratio
 

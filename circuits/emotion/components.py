@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.emotion.directions import STREAMS, Directions, aligned
-from circuits.emotion.last_token import final_states
 from circuits.emotion.states import States
 from circuits.emotion.texts import EMOTIONS
 from interp.attribution.estimators import with_fixed_scale
@@ -22,6 +21,7 @@ from interp.brief import brief
 from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError
 from interp.forward.blocks import head_writes, norm, projection, weight_of
+from interp.interventions.last_token import final_states
 from interp.interventions.plan import Add, Plan
 from interp.model.model import Model
 from interp.progress import Progress

@@ -22,7 +22,6 @@ from circuits.emotion.components import (
 from circuits.emotion.directions import Directions, projections, shown_layers, window_layers
 from circuits.emotion.emotion_circuit import SiteVectors
 from circuits.emotion.emotion_settings import EmotionSettings
-from circuits.emotion.last_token import StageProgress
 from circuits.emotion.prompts import Frames, ReplyPrompts, token_prompt
 from circuits.emotion.result import EmotionDiscovery
 from circuits.emotion.selection import select_circuits
@@ -39,6 +38,7 @@ from circuits.emotion.transfer import Reading, across, best_layer, joined, left_
 from circuits.emotion.transfer import tables as reading_tables
 from interp.data.prompts import TokenPrompt
 from interp.model.model import Model
+from interp.progress import StageProgress
 from interp.results.run_folder import RunFolder, Steps, fingerprint, identity
 
 TRAP = "within (trap)"

@@ -28,7 +28,6 @@ from circuits.emotion.emotion_settings import ReplyCriteria, ReplySettings
 from circuits.emotion.endpoint_judge import EndpointJudge
 from circuits.emotion.figures import plot_conditions, plot_confusion
 from circuits.emotion.judges import fitted_judges, with_lexicon
-from circuits.emotion.last_token import StageProgress
 from circuits.emotion.prompts import EmotionTexts, ReplyPrompts
 from circuits.emotion.replies import ReplyWriter
 from circuits.emotion.result import EmotionDiscovery
@@ -36,6 +35,7 @@ from circuits.emotion.steering import Condition
 from circuits.emotion.texts import EMOTIONS, situations
 from interp.errors import DataError, PlanError
 from interp.model.model import Model
+from interp.progress import StageProgress
 from interp.results.report import Figure, Part, Report, Section, Table, cell_text, interval
 from interp.results.result import Result
 from interp.results.run_folder import RunFolder, fingerprint, identity

@@ -9,7 +9,6 @@ import pandas as pd
 
 from circuits.emotion.emotion_metrics import Baseline, measure
 from circuits.emotion.emotion_settings import CLOSING, Decoding
-from circuits.emotion.last_token import StageProgress
 from circuits.emotion.prompts import KINDS, ReplyPrompts, token_prompt
 from circuits.emotion.steering import Condition
 from circuits.emotion.texts import EMOTIONS, EVENTLESS, Situation
@@ -20,7 +19,7 @@ from interp.forward.prefix_cache import PrefixCache, common_prefix
 from interp.interventions.generate import decode
 from interp.interventions.plan import Plan
 from interp.model.model import Model
-from interp.progress import Progress
+from interp.progress import Progress, StageProgress
 from interp.results.run_folder import TABLES, Steps, fingerprint
 
 AT_ONCE = 480

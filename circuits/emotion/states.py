@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.emotion.last_token import last_activations
 from circuits.emotion.prompts import EmotionPrompt, Frames, ReplyPrompts, token_prompt
 from circuits.emotion.texts import EMOTIONS, VALENCES, Reply, Scenario, Situation
 from interp.brief import brief
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError, did_you_mean
+from interp.interventions.last_token import last_activations
 from interp.model.model import Model
 from interp.progress import Progress
 

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from circuits.emotion.directions import Directions, nearest
-from circuits.emotion.last_token import StageProgress, last_activations
 from circuits.emotion.prompts import EmotionPrompt, Frames, ReplyPrompts, token_prompt
 from circuits.emotion.states import (
     DEMONSTRATIONS,
@@ -38,8 +37,9 @@ from circuits.emotion.texts import (
 from interp.brief import brief
 from interp.data.chat import has_template
 from interp.errors import DataError
+from interp.interventions.last_token import last_activations
 from interp.model.model import Model
-from interp.progress import Progress
+from interp.progress import Progress, StageProgress
 from interp.statistics import bootstrap_mean
 
 N_PERMUTATIONS = 999

@@ -8,7 +8,6 @@ from conftest import tiny
 from test_emotion_states import GROUPS
 
 import interp
-from circuits.emotion import last_token
 from circuits.emotion.components import (
     component_scores,
     head_parts,
@@ -20,12 +19,13 @@ from circuits.emotion.components import (
 )
 from circuits.emotion.directions import Directions
 from circuits.emotion.emotion_circuit import SiteVectors
-from circuits.emotion.last_token import final_states
 from circuits.emotion.states import states
 from circuits.emotion.texts import EMOTIONS
 from interp.data.prompts import TokenPrompt
 from interp.errors import PlanError
 from interp.forward.hooks import hooked
+from interp.interventions import last_token
+from interp.interventions.last_token import final_states
 from interp.interventions.plan import Ablate, Add, Plan, SiteEdit
 from interp.model.model import Model
 from interp.model.sites import SITES

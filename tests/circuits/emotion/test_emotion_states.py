@@ -13,10 +13,10 @@ from circuits.emotion import (
     load_scenarios,
 )
 from circuits.emotion.emotion_circuit import EmotionCircuit, SiteVectors
-from circuits.emotion.last_token import last_activations
 from circuits.emotion.states import EmotionGroup, States, centred, groups_of, states
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError, StatisticsError
+from interp.interventions.last_token import last_activations
 from interp.model.model import Model
 from interp.results import storage
 

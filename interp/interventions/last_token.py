@@ -29,8 +29,6 @@ from interp.model.sites import SITES, Site
 from interp.progress import Progress
 
 SITES_READ = ("resid_pre", "attn_out", "z", "mlp_post", "resid_post")
-StageProgress = Callable[[str, int, int], None]
-"""Called with (stage, done, in all)."""
 Reduce = Callable[[Float[Tensor, "prompt row d_model"]], Float[Tensor, "prompt row width"]]
 
 
