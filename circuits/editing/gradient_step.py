@@ -18,7 +18,7 @@ in the paper, whose gated models write gate and up).
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,6 +29,7 @@ from circuits.editing.fact_prompts import EditPrompt
 from circuits.editing.methods import GradientStep
 from circuits.editing.solver import KeyMetric, solve
 from interp.brief import brief
+from interp.data.token_batch import padded
 from interp.forward.blocks import Rewrite, rewriting
 from interp.forward.budget import default_budget
 from interp.model.model import Model
@@ -73,6 +74,11 @@ class TokenGradients:
     inputs: Float[Tensor, "token d_in"]
     outputs: Float[Tensor, "token d_out"]
     gradients: Float[Tensor, "token d_out"]
+
+    @classmethod
+    def joined(cls, parts: Sequence["TokenGradients"]) -> "TokenGradients":
+        """The tokens of several batches."""
+        return cls(*(torch.cat([getattr(one, f.name) for one in parts]) for f in fields(cls)))
 
     def only(self, chosen: Bool[Tensor, " token"]) -> "TokenGradients":
         """Some of the tokens."""
@@ -123,31 +129,14 @@ def gradient_tokens(
     most = max(1, default_budget(model) // max(len(prompt.ids) for prompt in prompts))
     for rows in torch.arange(len(prompts)).split(most):
         some = [prompts[i] for i in rows.tolist()]
-        ids, real = _padded(model, some)
+        # on the right, where nothing before it can see it
+        ids, real = padded(model, [prompt.read_tokens.ids for prompt in some], on_left=False)
         run = _Gradients(model, layers, real)
         for layer, tokens in run.read(ids, some, edits, owner[rows]).items():
             parts[layer].append(tokens)
-        of_prompt.append(rows[real.nonzero()[:, 0]])
-    joined = {
-        layer: TokenGradients(
-            torch.cat([one.inputs for one in found]),
-            torch.cat([one.outputs for one in found]),
-            torch.cat([one.gradients for one in found]),
-        )
-        for layer, found in parts.items()
-    }
+        of_prompt.append(rows[real.cpu().nonzero()[:, 0]])
+    joined = {layer: TokenGradients.joined(found) for layer, found in parts.items()}
     return joined, torch.cat(of_prompt)
-
-
-def _padded(
-    model: Model, prompts: Sequence[EditPrompt]
-) -> tuple[Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]:
-    """Tokens that are read, padded on the right, where nothing before them can see it."""
-    rows = [prompt.read_tokens.ids for prompt in prompts]
-    width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device)
-    lengths = torch.tensor([len(row) for row in rows])
-    return ids, torch.arange(width) < lengths[:, None]
 
 
 class _Gradients:

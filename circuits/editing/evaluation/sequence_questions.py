@@ -46,14 +46,12 @@ class SequencePlan:
     """Edits in order, what is asked about each, and the controls.
 
     Attributes:
-        ids: of the cases that the edits come from.
         requests: the edits, with what a method may see to preserve.
         asked: per edit its sentence (``efficacy``) and, if it has one, its question.
         controls: known questions about subjects that no edit of the sequence is about.
         excluded: cases that are not used, by reason.
     """
 
-    ids: tuple[str, ...]
     requests: tuple[Request, ...]
     asked: tuple[tuple[SequenceQuestion, ...], ...]
     controls: tuple[SequenceQuestion, ...]
@@ -98,7 +96,7 @@ def sequence_plan(
         Request(case.facts[:1], preserved[i] if preserved else ()) for i, case in enumerate(chosen)
     )
     asked = tuple(tuple(_about(i, case, shots)) for i, case in enumerate(chosen))
-    return SequencePlan(tuple(c.id for c in chosen), requests, asked, tuple(controls), excluded)
+    return SequencePlan(requests, asked, tuple(controls), excluded)
 
 
 def _chosen(model: Model, cases: Cases[Any], n: int, seed: int) -> tuple[list[Any], dict[str, int]]:
