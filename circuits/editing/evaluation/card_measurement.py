@@ -304,7 +304,9 @@ def card(
             for fact, before in zip(edit.facts, objects, strict=True)
         ]
         rows, missing = measured(model, facts, edit.changes, shipped_facts(), n, seed)
-        passages = passages_of(model, EvaluationSettings(neutral="neutral_text"))
+        passages = passages_of(
+            model, EvaluationSettings.model_validate({"neutral": "neutral_text"})
+        )
         moved = [drift(model, [passage], [edit.changes]) for passage in passages]
     return EditCard(
         rows,
