@@ -86,15 +86,14 @@ def sequence_plan(
             preserved_of(preservation_set(case, pool, {}, N_PRESERVED, seed)) for case in chosen
         ]
     else:
-        controls, preserved = _neighbours(model, chosen, n_controls, seed), None
+        controls, preserved = _neighbours(model, chosen, n_controls, seed), [()] * len(chosen)
     if not controls:
         raise DataError(
             f"{model.name} knows no question of {cases.source} about a subject that is not edited; "
             "give more cases or fewer edits."
         )
-    requests = tuple(
-        Request(case.facts[:1], preserved[i] if preserved else ()) for i, case in enumerate(chosen)
-    )
+    firsts = (case.facts[:1] for case in chosen)
+    requests = tuple(map(Request, firsts, preserved))
     asked = tuple(tuple(_about(i, case, shots)) for i, case in enumerate(chosen))
     return SequencePlan(requests, asked, tuple(controls), excluded)
 
