@@ -126,7 +126,9 @@ def fact_questions(one: EditedFact) -> tuple[list[FactQuestion], Counter[str]]:
         for i, known in enumerate(one.implying)
     ]
     sentence = opening(fact).replace(SLOT, fact.subject)
-    frames = [(sentence, negated(fact)), *_framed(inside(sentence))]
+    begun = inside(sentence)
+    framed = ((yes.replace(SLOT, begun), no.replace(SLOT, begun)) for yes, no in FRAMES)
+    frames = [(sentence, negated(fact)), *framed]
     if not frames[0][1]:
         missing["negation in place: no copula in the prompt"] += 1
     new_old = (one.new.text, one.old.text)
@@ -141,10 +143,6 @@ def fact_questions(one: EditedFact) -> tuple[list[FactQuestion], Counter[str]]:
             text = form.replace(SLOT, sentence if form.startswith(SLOT) else inside(sentence))
             found.append(FactQuestion(kind, i, f"Q: {text}\nA:", CHECKED, options))
     return found, missing
-
-
-def _framed(beginning: str) -> list[tuple[str, str]]:
-    return [(yes.replace(SLOT, beginning), no.replace(SLOT, beginning)) for yes, no in FRAMES]
 
 
 def _turned(
