@@ -11,11 +11,10 @@ from circuits.cli.edit_cases import EditedCases, print_left_out
 from circuits.cli.grouped import Record
 from circuits.cli.options import (
     CasesOption,
-    ForceOption,
     InChat,
     Into,
+    IntoFolder,
     LimitOption,
-    NeededOutOption,
     OnModel,
     SplitOption,
     choice,
@@ -159,8 +158,7 @@ def card(
 def place(
     on: OnModel,
     cases: CasesOption,
-    out: NeededOutOption,
-    force: ForceOption = False,
+    into: IntoFolder,
     split: SplitOption = None,
     limit: LimitOption = 120,
     threshold: Annotated[
@@ -201,7 +199,8 @@ def place(
             found = layer_search.select_layers(model, rows, limit, seed=seed, progress=report)
         return replace(found, **{k: value for k, value in given.items() if value is not None})
 
-    found = in_one_piece(out, "edit place", named, chosen, LayerSelection, force)
+    out = into.out
+    found = in_one_piece(out, "edit place", named, chosen, LayerSelection, into.force)
     yield lambda: {"model": on.model, "placement": found.summary(), "run": str(out)}
     stdout.print(f"query layers {found.query}, value layers {found.value}: {out}", markup=False)
 

@@ -11,9 +11,8 @@ from rich.markup import escape
 
 from circuits.cli.options import (
     EMOTIONS,
-    ForceOption,
+    IntoFolder,
     Loading,
-    NeededOutOption,
     RecipeModelOption,
     choice,
 )
@@ -69,14 +68,6 @@ class OnTexts:
         from circuits.emotion.prompts import EmotionTexts
 
         return EmotionTexts.load(self.events or part, self.datasets, **options)
-
-
-@dataclass(frozen=True)
-class IntoFolder:
-    """The options that say where a run goes."""
-
-    out: NeededOutOption
-    force: ForceOption = False
 
 
 @dataclass(frozen=True)
