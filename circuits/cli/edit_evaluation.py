@@ -1,6 +1,7 @@
 """`interp edit evaluate`, `card` and `place`: methods and single edits tested, layers chosen."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -137,14 +138,8 @@ def card(
     for other in before:
         other.apply(model)
     named = {"edit": one.id, "old": list(old or ()), "n": n, "seed": seed} | identity(model)
-    found = in_one_piece(
-        into.out,
-        "edit card",
-        named,
-        lambda: measured(model, one, old=old or (), n=n, seed=seed),
-        EditCard,
-        into.force,
-    )
+    made = partial(measured, model, one, old=old or (), n=n, seed=seed)
+    found = in_one_piece(into.out, "edit card", named, made, EditCard, into.force)
     yield lambda: {"run": into.run, **found.summary()}
     table: Any = found.table()
     lines = table[table["n"] > 0]

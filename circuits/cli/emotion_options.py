@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from circuits.cli.options import (
-    EMOTIONS,
-    IntoFolder,
-    Loading,
-    RecipeModelOption,
-    choice,
-)
+from circuits.cli.options import EMOTIONS, IntoFolder, Loading, RecipeModelOption, choice
 from circuits.cli.output import load, stderr
 
 if TYPE_CHECKING:

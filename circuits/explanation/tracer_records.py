@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from interp.data.records import finite
 from interp.version import __version__
 
 HEAD = 10**8
@@ -159,7 +160,7 @@ def node_records(graph: Graph, names: Mapping[str, str]) -> list[dict[str, Any]]
             if kind == "logits"
             else label,
             "influence": None if kind == "logits" else influence,
-            "activation": finite({"a": row["activation"]})["a"],
+            "activation": finite(row["activation"]),
             "interp": finite(row),
         }
         records.append(record)
@@ -169,13 +170,3 @@ def node_records(graph: Graph, names: Mapping[str, str]) -> list[dict[str, Any]]
 def rows_of(table: Any, *names: str) -> Iterator[tuple[Any, ...]]:
     """Rows of some columns, in Python's own types."""
     return table[list(names)].itertuples(index=False, name=None)
-
-
-def finite(values: Any) -> Any:
-    """Values as JSON has them: no NaN and no infinity."""
-    if isinstance(values, Mapping):
-        return {str(k): finite(v) for k, v in values.items()}
-    if isinstance(values, list | tuple):
-        return [finite(v) for v in values]
-    value = values.item() if isinstance(values, np.generic) else values
-    return None if isinstance(value, float) and not math.isfinite(value) else value

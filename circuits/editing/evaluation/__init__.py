@@ -10,21 +10,15 @@ from typing import TYPE_CHECKING
 from interp.lazy import lazy
 
 if TYPE_CHECKING:
-    from circuits.editing.evaluation.comparison_settings import ComparisonSettings
-    from circuits.editing.evaluation.demonstrations import SHOTS
-    from circuits.editing.evaluation.edited_models import Ask, generations
-    from circuits.editing.evaluation.formats import load_benchmark, load_cases
-    from circuits.editing.evaluation.method_comparison import Comparison, compare_methods
-
-__all__ = [
-    "SHOTS",
-    "Ask",
-    "Comparison",
-    "ComparisonSettings",
-    "compare_methods",
-    "generations",
-    "load_benchmark",
-    "load_cases",
-]
+    from circuits.editing.evaluation.comparison_settings import (
+        ComparisonSettings as ComparisonSettings,
+    )
+    from circuits.editing.evaluation.demonstrations import SHOTS as SHOTS
+    from circuits.editing.evaluation.edited_models import Ask as Ask
+    from circuits.editing.evaluation.edited_models import generations as generations
+    from circuits.editing.evaluation.formats import load_benchmark as load_benchmark
+    from circuits.editing.evaluation.formats import load_cases as load_cases
+    from circuits.editing.evaluation.method_comparison import Comparison as Comparison
+    from circuits.editing.evaluation.method_comparison import compare_methods as compare_methods
 
 lazy(__name__)
