@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 from interp.lazy import lazy
 
 if TYPE_CHECKING:
-    from circuits.discovery.stability import stability
-    from circuits.explanation.explain import explain
-
-__all__ = ["explain", "stability"]
+    from circuits.discovery.stability import stability as stability
+    from circuits.explanation.explain import explain as explain
 
 lazy(__name__)

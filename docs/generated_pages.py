@@ -36,12 +36,9 @@ def reference(package: str) -> str:
     """A page with the documentation of every public name of a package."""
     tree = _tree(package)
     introduction = (ast.get_docstring(tree) or "").partition("\n\n")[0]
-    names = next(
-        ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
-    )
-    entries = (f"::: {home(package, name)}.{name}\n" for name in names)
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    names = {one.name for line in block.body for one in getattr(line, "names", ())}
+    entries = (f"::: {home(package, name)}.{name}\n" for name in sorted(names))
     return "\n".join([f"# {package}", introduction, *entries])
 
 

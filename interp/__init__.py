@@ -15,120 +15,68 @@ from interp.lazy import lazy
 from interp.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from interp.ablation.ablate import ablate
-    from interp.ablation.result import AblationResult
-    from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes
-    from interp.attribution.exact import path_patch
+    from interp.ablation.ablate import ablate as ablate
+    from interp.ablation.result import AblationResult as AblationResult
+    from interp.attribution.attribute import attribute as attribute
+    from interp.attribution.attribute import attribute_edges as attribute_edges
+    from interp.attribution.attribute import attribute_nodes as attribute_nodes
+    from interp.attribution.exact import path_patch as path_patch
     from interp.attribution.logit_attribution import (
-        direct_logit_attribution,
-        log_prob_increase,
-        top_tokens,
+        direct_logit_attribution as direct_logit_attribution,
     )
-    from interp.attribution.scores import Scores
-    from interp.data.chat import Chat, Conversation
-    from interp.data.datasets import datasets
-    from interp.data.pairs import Pair, PromptPairs, load_pairs
-    from interp.data.prompts import TokenPrompt, prompt
-    from interp.errors import InterpError
-    from interp.interventions.bridge import bridge_hooks
-    from interp.interventions.contrast_pairs import load_contrast_pairs, steering_vector
-    from interp.interventions.generate import Generation, generate
-    from interp.interventions.labelled import ActivationCache, Activations
-    from interp.interventions.native import applied
-    from interp.interventions.plan import (
-        Ablate,
-        Add,
-        Clamp,
-        KnockOut,
-        Patch,
-        Plan,
-        ProjectOut,
-        Scale,
-    )
-    from interp.interventions.recording import activations
-    from interp.interventions.run import forward, sweep_plans
-    from interp.interventions.steering_vector import SteeringVector
-    from interp.interventions.values import (
-        mean_ablation,
-        mean_activations,
-        noise_ablation,
-        optimal_ablation,
-        resample_ablation,
-    )
-    from interp.lens.jacobian import JacobianLens, jacobian_lens
-    from interp.lens.reading import LensReading, logit_lens
-    from interp.loading.check import validate
-    from interp.loading.load import load_model
-    from interp.metrics import METRICS, metric
-    from interp.model.components import all_but, cumulative, singles
-    from interp.model.model import Model
-    from interp.model.sites import SITES, Site
-    from interp.patching.patch import patch
-    from interp.patching.result import PatchResult
-    from interp.results.token_figures import plot_attention
-
-__all__ = [
-    "METRICS",
-    "SITES",
-    "Ablate",
-    "AblationResult",
-    "ActivationCache",
-    "Activations",
-    "Add",
-    "Chat",
-    "Clamp",
-    "Conversation",
-    "Generation",
-    "InterpError",
-    "JacobianLens",
-    "KnockOut",
-    "LensReading",
-    "Model",
-    "Pair",
-    "Patch",
-    "PatchResult",
-    "Plan",
-    "ProjectOut",
-    "PromptPairs",
-    "Scale",
-    "Scores",
-    "Site",
-    "SteeringVector",
-    "TokenPrompt",
-    "ablate",
-    "activations",
-    "all_but",
-    "applied",
-    "attribute",
-    "attribute_edges",
-    "attribute_nodes",
-    "bridge_hooks",
-    "cumulative",
-    "datasets",
-    "direct_logit_attribution",
-    "forward",
-    "generate",
-    "jacobian_lens",
-    "load_contrast_pairs",
-    "load_model",
-    "load_pairs",
-    "log_prob_increase",
-    "logit_lens",
-    "mean_ablation",
-    "mean_activations",
-    "metric",
-    "noise_ablation",
-    "optimal_ablation",
-    "patch",
-    "path_patch",
-    "plot_attention",
-    "prompt",
-    "resample_ablation",
-    "singles",
-    "steering_vector",
-    "sweep_plans",
-    "top_tokens",
-    "validate",
-]
+    from interp.attribution.logit_attribution import log_prob_increase as log_prob_increase
+    from interp.attribution.logit_attribution import top_tokens as top_tokens
+    from interp.attribution.scores import Scores as Scores
+    from interp.data.chat import Chat as Chat
+    from interp.data.chat import Conversation as Conversation
+    from interp.data.datasets import datasets as datasets
+    from interp.data.pairs import Pair as Pair
+    from interp.data.pairs import PromptPairs as PromptPairs
+    from interp.data.pairs import load_pairs as load_pairs
+    from interp.data.prompts import TokenPrompt as TokenPrompt
+    from interp.data.prompts import prompt as prompt
+    from interp.errors import InterpError as InterpError
+    from interp.interventions.bridge import bridge_hooks as bridge_hooks
+    from interp.interventions.contrast_pairs import load_contrast_pairs as load_contrast_pairs
+    from interp.interventions.contrast_pairs import steering_vector as steering_vector
+    from interp.interventions.generate import Generation as Generation
+    from interp.interventions.generate import generate as generate
+    from interp.interventions.labelled import ActivationCache as ActivationCache
+    from interp.interventions.labelled import Activations as Activations
+    from interp.interventions.native import applied as applied
+    from interp.interventions.plan import Ablate as Ablate
+    from interp.interventions.plan import Add as Add
+    from interp.interventions.plan import Clamp as Clamp
+    from interp.interventions.plan import KnockOut as KnockOut
+    from interp.interventions.plan import Patch as Patch
+    from interp.interventions.plan import Plan as Plan
+    from interp.interventions.plan import ProjectOut as ProjectOut
+    from interp.interventions.plan import Scale as Scale
+    from interp.interventions.recording import activations as activations
+    from interp.interventions.run import forward as forward
+    from interp.interventions.run import sweep_plans as sweep_plans
+    from interp.interventions.steering_vector import SteeringVector as SteeringVector
+    from interp.interventions.values import mean_ablation as mean_ablation
+    from interp.interventions.values import mean_activations as mean_activations
+    from interp.interventions.values import noise_ablation as noise_ablation
+    from interp.interventions.values import optimal_ablation as optimal_ablation
+    from interp.interventions.values import resample_ablation as resample_ablation
+    from interp.lens.jacobian import JacobianLens as JacobianLens
+    from interp.lens.jacobian import jacobian_lens as jacobian_lens
+    from interp.lens.reading import LensReading as LensReading
+    from interp.lens.reading import logit_lens as logit_lens
+    from interp.loading.check import validate as validate
+    from interp.loading.load import load_model as load_model
+    from interp.metrics import METRICS as METRICS
+    from interp.metrics import metric as metric
+    from interp.model.components import all_but as all_but
+    from interp.model.components import cumulative as cumulative
+    from interp.model.components import singles as singles
+    from interp.model.model import Model as Model
+    from interp.model.sites import SITES as SITES
+    from interp.model.sites import Site as Site
+    from interp.patching.patch import patch as patch
+    from interp.patching.result import PatchResult as PatchResult
+    from interp.results.token_figures import plot_attention as plot_attention
 
 lazy(__name__)

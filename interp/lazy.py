@@ -11,8 +11,8 @@ from typing import Any
 def lazy(package: str) -> None:
     """Make a package import each name of its ``if TYPE_CHECKING:`` block when it is first used.
 
-    The block is read from the package's own source: type checkers and editors see plain imports,
-    and every name is written once (Python 3.15 has `lazy import` for it).
+    The block is read from the package's own source, and is what it exports (``__all__``): type
+    checkers and editors see plain imports (Python 3.15 has `lazy import` for it).
 
     Args:
         package: the package's `__name__`, from its `__init__`.
@@ -21,9 +21,8 @@ def lazy(package: str) -> None:
     tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
     blocks = (node.body for node in tree.body if isinstance(node, ast.If))
     imports = (line for block in blocks for line in block if isinstance(line, ast.ImportFrom))
-    module.__dict__["_origins"] = {
-        name.name: line.module for line in imports for name in line.names
-    }
+    origins = {name.name: line.module for line in imports for name in line.names}
+    module.__dict__.update(_origins=origins, __all__=sorted(origins))
     module.__class__ = _LazyPackage
 
 

@@ -9,25 +9,25 @@ import pandas as pd
 from circuits.explanation.graph import EDGE_COLUMNS, NODE_COLUMNS, AttributionGraph, node_id
 
 NODES = [
-    ("embedding@0", "embedding", -1, 0, -1, -1, 1.0, 0.5, 0.0, 0.0, "", ""),
-    ("embedding@1", "embedding", -1, 1, -1, -1, 1.2, 0.7, 3.0, 0.0, "", ""),
-    ("embedding@2", "embedding", -1, 2, -1, -1, 1.1, 1.1, 0.0, 0.0, "", ""),
-    ("a0.h1@2", "head", 0, 2, 1, -1, 2.0, -1.0, 2.5, 0.0, "", ""),
-    ("a0.rest@2", "rest", 0, 2, 0, -1, 0.3, 0.1, 0.5, 0.5, "", ""),
-    ("m0.n5@2", "neuron", 0, 2, 5, -1, 0.9, 0.0, 1.5, 0.0, "", ""),
-    ("m1.e2.n7@2", "neuron", 1, 2, 7, 2, 0.4, 0.1, -0.5, -0.2, "", ""),
-    ("logits", "logits", 2, 2, -1, -1, 3.0, 0.0, 3.0, 0.25, "", ""),
+    ("embedding@0", "embedding", -1, 0, -1, 1.0, 0.5, 0.0, 0.0, "", ""),
+    ("embedding@1", "embedding", -1, 1, -1, 1.2, 0.7, 3.0, 0.0, "", ""),
+    ("embedding@2", "embedding", -1, 2, -1, 1.1, 1.1, 0.0, 0.0, "", ""),
+    ("a0.h1@2", "head", 0, 2, 1, 2.0, -1.0, 2.5, 0.0, "", ""),
+    ("a0.rest@2", "rest", 0, 2, 0, 0.3, 0.1, 0.5, 0.5, "", ""),
+    ("m0.n5@2", "neuron", 0, 2, 5, 0.9, 0.0, 1.5, 0.0, "", ""),
+    ("m1.n7@2", "neuron", 1, 2, 7, 0.4, 0.1, -0.5, -0.2, "", ""),
+    ("logits", "logits", 2, 2, -1, 3.0, 0.0, 3.0, 0.25, "", ""),
 ]
 EDGES = [
     ("embedding@1", "a0.h1@2", "v", 2.0),
     ("embedding@1", "a0.h1@2", "k", 0.5),
     ("a0.h1@2", "m0.n5@2", "", 1.2),
     ("a0.rest@2", "m0.n5@2", "", 0.3),
-    ("m0.n5@2", "m1.e2.n7@2", "", -0.3),
+    ("m0.n5@2", "m1.n7@2", "", -0.3),
     ("a0.h1@2", "logits", "", 1.3),
     ("a0.rest@2", "logits", "", 0.2),
     ("m0.n5@2", "logits", "", 1.8),
-    ("m1.e2.n7@2", "logits", "", -0.55),
+    ("m1.n7@2", "logits", "", -0.55),
 ]
 
 
@@ -95,7 +95,7 @@ def large(
     links = pd.DataFrame(edges, columns=list(EDGE_COLUMNS))
     size = rng.standard_t(3, len(order)) * 0.1
     rows = [
-        (i, kind, layer, pos, -1 if kind == "rest" else unit, -1, 2 * a, a, a, 0.0, "", "")
+        (i, kind, layer, pos, -1 if kind == "rest" else unit, 2 * a, a, a, 0.0, "", "")
         for i, (kind, layer, pos, unit), a in zip(ids, order, size.tolist(), strict=True)
     ]
     nodes = pd.DataFrame(rows, columns=list(NODE_COLUMNS))

@@ -57,13 +57,10 @@ from circuits.discovery.search import into_folder
 from circuits.editing import Fact, LayerSelection
 from circuits.editing.change import Change
 from circuits.editing.edit import Edit
-from circuits.editing.evaluation import (
-    ComparisonSettings,
-    EditCard,
-    compare_methods,
-    parse_cases,
-)
+from circuits.editing.evaluation import ComparisonSettings, compare_methods
+from circuits.editing.evaluation.edit_card import EditCard
 from circuits.editing.evaluation.fact_questions import COLUMNS
+from circuits.editing.evaluation.formats import parse_cases
 from circuits.editing.evaluation.sequence_settings import SequenceSettings
 from circuits.editing.evaluation.sequences import edit_sequences
 from circuits.emotion import (

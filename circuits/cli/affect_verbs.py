@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from circuits.cli.grouped import Record, command
-from circuits.cli.options import ForceOption, Into, NeededOutOption, OnModel, names_in, numbers
+from circuits.cli.options import Into, IntoFolder, OnModel, names_in, numbers
 from circuits.cli.output import print_run, print_table, stdout
 from interp.errors import PlanError
 
@@ -27,7 +27,7 @@ NamesOption = Annotated[
 )
 def vectors(
     on: OnModel,
-    out: NeededOutOption,
+    into: IntoFolder,
     words: Annotated[
         str, typer.Option(help="Emotions: six, goemotions, broad, or a file of emotion, word.")
     ] = "goemotions",
@@ -41,7 +41,6 @@ def vectors(
     frames: Annotated[
         int | None, typer.Option(help="Read so many sentences with the word; by default 12.")
     ] = None,
-    force: ForceOption = False,
 ) -> Record:
     """Make a vector for every emotion of a list, and read vignettes without emotion words."""
     from circuits.affect.emotion_vectors import emotion_vectors
@@ -59,11 +58,11 @@ def vectors(
     else:
         source = EvokingTexts.framed(listed, 12 if frames is None else frames)
     read = str(neutral_text("neutral_text")), load_vignettes("emotion_vignettes")
-    found = emotion_vectors(on.load(), source, *read, out, force=force)
+    found = emotion_vectors(on.load(), source, *read, into.out, force=into.force)
     tables: Any = (found.layers, found.readings)
     stable, read_here = (one[one["layer"] == found.layer] for one in tables)
     rows = {"layers": stable.to_dict("records"), "readings": read_here.to_dict("records")}
-    yield lambda: {"run": str(out)} | found.summary() | rows
+    yield lambda: {"run": str(into.out)} | found.summary() | rows
     print_table(found.layers, f"{len(found.emotions)} emotions; layer {found.layer} was chosen")
     print_table(
         read_here.drop(columns=["layer", "clusters"]),
@@ -73,7 +72,7 @@ def vectors(
     without = ", ".join(found.without) or "none"
     says = f"texts left out: {left or 'none'}; emotions without a vector: {without}"
     stdout.print(f"[dim]{escape(says)}[/dim]", highlight=False)
-    print_run(out)
+    print_run(into.out)
 
 
 @command(app, f"interp emotion map {RUN} --out runs/map", name="map")

@@ -1,6 +1,7 @@
 """`interp edit evaluate`, `card` and `place`: methods and single edits tested, layers chosen."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,11 +12,10 @@ from circuits.cli.edit_cases import EditedCases, print_left_out
 from circuits.cli.grouped import Record
 from circuits.cli.options import (
     CasesOption,
-    ForceOption,
     InChat,
     Into,
+    IntoFolder,
     LimitOption,
-    NeededOutOption,
     OnModel,
     SplitOption,
     choice,
@@ -138,14 +138,8 @@ def card(
     for other in before:
         other.apply(model)
     named = {"edit": one.id, "old": list(old or ()), "n": n, "seed": seed} | identity(model)
-    found = in_one_piece(
-        into.out,
-        "edit card",
-        named,
-        lambda: measured(model, one, old=old or (), n=n, seed=seed),
-        EditCard,
-        into.force,
-    )
+    made = partial(measured, model, one, old=old or (), n=n, seed=seed)
+    found = in_one_piece(into.out, "edit card", named, made, EditCard, into.force)
     yield lambda: {"run": into.run, **found.summary()}
     table: Any = found.table()
     lines = table[table["n"] > 0]
@@ -159,8 +153,7 @@ def card(
 def place(
     on: OnModel,
     cases: CasesOption,
-    out: NeededOutOption,
-    force: ForceOption = False,
+    into: IntoFolder,
     split: SplitOption = None,
     limit: LimitOption = 120,
     threshold: Annotated[
@@ -201,7 +194,8 @@ def place(
             found = layer_search.select_layers(model, rows, limit, seed=seed, progress=report)
         return replace(found, **{k: value for k, value in given.items() if value is not None})
 
-    found = in_one_piece(out, "edit place", named, chosen, LayerSelection, force)
+    out = into.out
+    found = in_one_piece(out, "edit place", named, chosen, LayerSelection, into.force)
     yield lambda: {"model": on.model, "placement": found.summary(), "run": str(out)}
     stdout.print(f"query layers {found.query}, value layers {found.value}: {out}", markup=False)
 

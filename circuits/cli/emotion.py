@@ -13,7 +13,6 @@ from circuits.cli.emotion_options import (
     DiscoveryEventsOption,
     DiscoveryOption,
     EmotionOption,
-    IntoFolder,
     OnTexts,
     ScenariosOption,
     discovered,
@@ -22,7 +21,7 @@ from circuits.cli.emotion_options import (
     say,
 )
 from circuits.cli.grouped import Record, command
-from circuits.cli.options import OnModel, choice, names_in
+from circuits.cli.options import IntoFolder, OnModel, choice, names_in
 from circuits.cli.output import print_run, print_table, stdout
 from circuits.emotion.emotion_settings import EffectSettings
 

@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from circuits.cli.options import (
-    EMOTIONS,
-    ForceOption,
-    Loading,
-    NeededOutOption,
-    RecipeModelOption,
-    choice,
-)
+from circuits.cli.options import EMOTIONS, IntoFolder, Loading, RecipeModelOption, choice
 from circuits.cli.output import load, stderr
 
 if TYPE_CHECKING:
@@ -69,14 +62,6 @@ class OnTexts:
         from circuits.emotion.prompts import EmotionTexts
 
         return EmotionTexts.load(self.events or part, self.datasets, **options)
-
-
-@dataclass(frozen=True)
-class IntoFolder:
-    """The options that say where a run goes."""
-
-    out: NeededOutOption
-    force: ForceOption = False
 
 
 @dataclass(frozen=True)

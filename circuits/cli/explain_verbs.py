@@ -8,15 +8,7 @@ import typer
 from rich.markup import escape
 
 from circuits.cli.grouped import Record, command, spread
-from circuits.cli.options import (
-    AnswersOption,
-    ForceOption,
-    InChat,
-    Into,
-    Loading,
-    NeededOutOption,
-    choice,
-)
+from circuits.cli.options import AnswersOption, InChat, Into, IntoFolder, Loading, choice
 from circuits.cli.output import neutral_text, print_run, print_table, stdout
 from interp.errors import DataError, PlanError, did_you_mean
 
@@ -237,12 +229,11 @@ def export(
 )
 def import_graph(
     file: Annotated[Path, typer.Argument(help="JSON of circuit-tracer, or saved by our page.")],
-    out: NeededOutOption,
+    into: IntoFolder,
     onto: Annotated[
         Path | None,
         typer.Option(help="Run folder that only takes over the file's labels and supernodes."),
     ] = None,
-    force: ForceOption = False,
 ) -> Record:
     """Make a run folder of a graph in a file, such as one that was edited in the page."""
     from circuits.explanation import AttributionGraph, edited, read_circuit_tracer
@@ -256,5 +247,5 @@ def import_graph(
     def made() -> AttributionGraph:
         return read if onto is None else edited(AttributionGraph.load(onto), file)
 
-    graph = in_one_piece(out, "explain import", named, made, AttributionGraph, force)
-    yield from _shown(graph, Into(out, force))
+    graph = in_one_piece(into.out, "explain import", named, made, AttributionGraph, into.force)
+    yield from _shown(graph, Into(into.out))

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from circuits.cli.grouped import Record, command
-from circuits.cli.options import ForceOption, LayersOption, NeededOutOption, OnModel
+from circuits.cli.options import IntoFolder, LayersOption, OnModel
 from circuits.cli.options import numbers as numbers_in
 from circuits.cli.output import neutral_text, print_run, print_table
 
@@ -15,8 +15,7 @@ app = typer.Typer()
 @command(app, "interp jacobian-lens --model smollm2-135m --tokens 400 --out runs/lens")
 def jacobian_lens(
     on: OnModel,
-    out: NeededOutOption,
-    force: ForceOption = False,
+    into: IntoFolder,
     text: Annotated[
         str, typer.Option(help="Text to fit on: neutral_text, or a text file.")
     ] = "neutral_text",
@@ -40,8 +39,8 @@ def jacobian_lens(
         ends = [end for _, end in model.offsets(source)[: tokens + len(model.encode(""))]]
         source = source[: max(ends, default=0)]
     found = interp.jacobian_lens(
-        model, source, chosen, n_tokens=passage, skip=skip, out=out, force=force
+        model, source, chosen, n_tokens=passage, skip=skip, out=into.out, force=into.force
     )
-    yield lambda: {"run": str(out), **found.summary()}
+    yield lambda: {"run": str(into.out), **found.summary()}
     print_table(found.table, str(found))
-    print_run(out)
+    print_run(into.out)

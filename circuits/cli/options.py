@@ -302,6 +302,14 @@ class Into:
 
 
 @dataclass(frozen=True)
+class IntoFolder:
+    """The same of a run that needs a folder."""
+
+    out: NeededOutOption
+    force: ForceOption = False
+
+
+@dataclass(frozen=True)
 class InChat:
     """The options that put prompts into the model's chat template."""
 

@@ -1,7 +1,6 @@
 """What every verb reads and prints: tables or one JSON object on stdout."""
 
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -60,16 +59,6 @@ def print_run(out: Any, excluded: Any = ()) -> None:
 
 def print_json(record: dict[str, Any]) -> None:
     """The last line on stdout; numbers JSON cannot hold become null."""
-    print(json.dumps(_plain(record), ensure_ascii=False))
+    from interp.data.records import finite
 
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    print(json.dumps(finite(record), ensure_ascii=False))

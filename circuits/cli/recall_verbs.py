@@ -8,11 +8,10 @@ from rich.markup import escape
 
 from circuits.cli.grouped import Record, command
 from circuits.cli.options import (
-    ForceOption,
     InChat,
+    IntoFolder,
     JacobianOption,
     Loading,
-    NeededOutOption,
     NeutralOption,
     OnModel,
     RecipeModelOption,
@@ -93,23 +92,22 @@ def build(
 @command(app, "interp recall-reasoning feasible --model smollm2-135m --n 20 --out runs/feasible")
 def feasible(
     on: OnModel,
-    out: NeededOutOption,
+    into: IntoFolder,
     changes: Annotated[dict[str, Any], FeasibilitySettings],
     in_chat: InChat,
-    force: ForceOption = False,
     datasets: DatasetsOption = None,
 ) -> Record:
     """Ask every cell's questions in every form: which designs can the model be studied by?"""
     from circuits.recall_reasoning.feasibility import feasibility
 
     settings = checked(FeasibilitySettings, changes | in_chat.settings(), "settings")
-    found = feasibility(on.load(), settings, out, datasets=datasets, force=force)
-    yield lambda: {"run": str(out), "page": str(out / "index.html"), **found.summary()}
+    found = feasibility(on.load(), settings, into.out, datasets=datasets, force=into.force)
+    yield lambda: {"run": str(into.out), "page": str(into.out / "index.html"), **found.summary()}
     columns = ["cell", "questions", "form", "asked", "written", "leads", "kept", "n"]
     print_table(found.cells.loc[:, columns], f"answers of {on.model}")
     columns = ["design", "form", "feasible", "kept", "to_draw", "reason"]
     print_table(found.designs.loc[:, columns], "designs of run")
-    print_run(out)
+    print_run(into.out)
 
 
 @command(
@@ -119,10 +117,9 @@ def feasible(
 )
 def run(
     *,
-    out: NeededOutOption,
+    into: IntoFolder,
     changes: Annotated[dict[str, Any], StudySettings],
     in_chat: InChat,
-    force: ForceOption = False,
     model: RecipeModelOption = None,
     recipe: Annotated[
         str | None,
@@ -150,14 +147,14 @@ def run(
     def say(line: str) -> None:
         stderr.print(f"[dim]{escape(line)}[/dim]")
 
-    result = study(loaded, settings, out, datasets, text, force=force, say=say)
-    yield lambda: {"run": str(out), "page": str(out / "index.html"), **result.summary()}
+    result = study(loaded, settings, into.out, datasets, text, force=into.force, say=say)
+    yield lambda: {"run": str(into.out), "page": str(into.out / "index.html"), **result.summary()}
     for line in result.verdict:
         stdout.print(f"• {escape(line)}")
     columns = ["seed", "circuit", "own_accuracy", "own_effect", "other_accuracy", "other_effect"]
     columns += ["needed", "intact", "specific"]
     print_table(result.chosen.loc[:, columns], "chosen circuits, test")
-    print_run(out)
+    print_run(into.out)
 
 
 @command(
@@ -166,10 +163,9 @@ def run(
 )
 def bridge(
     on: OnModel,
-    out: NeededOutOption,
+    into: IntoFolder,
     changes: Annotated[dict[str, Any], BridgeSettings],
     in_chat: InChat,
-    force: ForceOption = False,
     datasets: FactsOption = None,
     jacobian: JacobianOption = None,
 ) -> Record:
@@ -179,41 +175,41 @@ def bridge(
 
     settings = checked(BridgeSettings, changes | in_chat.settings(), "settings")
     fitted = None if jacobian is None else JacobianLens.load(jacobian)
-    found = study(on.load(), settings, out, datasets=datasets, jacobian=fitted, force=force)
-    yield lambda: {"run": str(out), "page": str(out / "index.html"), **found.summary()}
+    found = study(
+        on.load(), settings, into.out, datasets=datasets, jacobian=fitted, force=into.force
+    )
+    yield lambda: {"run": str(into.out), "page": str(into.out / "index.html"), **found.summary()}
     stdout.print(escape(repr(found)))
     read = ["lens", "position", "depth", "rank", "control_rank", "beats", "n"]
     print_table(found.best_read.loc[:, read], "bridge, at its best depth")
     swapped = ["swaps", "position", "layer", "condition", "follows", "stays", "n"]
     print_table(found.chosen.loc[:, swapped], "swaps, layer chosen on other countries")
-    print_run(out)
+    print_run(into.out)
 
 
 @command(app, "interp recall-reasoning thought --model smollm2-135m --n 40 --out runs/thought")
 def thought(
     on: OnModel,
-    out: NeededOutOption,
+    into: IntoFolder,
     changes: Annotated[dict[str, Any], ThoughtSettings],
     in_chat: InChat,
-    force: ForceOption = False,
     datasets: FactsOption = None,
 ) -> Record:
     """Edit written chains of thought, and count the final answers that follow."""
     from circuits.recall_reasoning.thought import thought as study
 
     settings = checked(ThoughtSettings, changes | in_chat.settings(), "settings")
-    found = study(on.load(), settings, out, datasets=datasets, force=force)
-    yield lambda: {"run": str(out), "page": str(out / "index.html"), **found.summary()}
+    found = study(on.load(), settings, into.out, datasets=datasets, force=into.force)
+    yield lambda: {"run": str(into.out), "page": str(into.out / "index.html"), **found.summary()}
     stdout.print(escape(repr(found)), highlight=False)
     print_table(found.rates.loc[:, ["condition", "outcome", "rate", "n"]], "final answers")
-    print_run(out)
+    print_run(into.out)
 
 
 @command(app, "interp recall-reasoning replicate --model smollm2-135m --out runs/published --json")
 def replicate(
     on: OnModel,
-    out: NeededOutOption,
-    force: ForceOption = False,
+    into: IntoFolder,
     published: Annotated[
         str | None, typer.Option(help="The released prompts (JSON); by default the same words.")
     ] = None,
@@ -234,7 +230,7 @@ def replicate(
     sets["matched"] = matched_prompts(draw(model, chosen, datasets, n, 0), chosen.cells[:2], n)
     named = {"sets": fingerprint(sets)} | identity(model)
     verb = "recall-reasoning replicate"
-    result = in_one_piece(out, verb, named, lambda: test(model, sets), Replication, force)
-    yield lambda: {"run": str(out), "page": str(out / "index.html"), **result.summary()}
+    result = in_one_piece(into.out, verb, named, lambda: test(model, sets), Replication, into.force)
+    yield lambda: {"run": str(into.out), "page": str(into.out / "index.html"), **result.summary()}
     print_table(result.confounds.T.reset_index(), f"published statistics on {on.model}")
-    print_run(out)
+    print_run(into.out)

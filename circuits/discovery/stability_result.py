@@ -200,9 +200,11 @@ class Stability(Result):
             Table("First edges by mean rank", first[["edge", "score", "rank", *columns]]),
             Table("First nodes by mean rank", nodes[["node", "score", "rank", *columns]]),
         ]
+        agreement = self.agreement()
+        drawn = plot_agreement(agreement, self.chance, self._note)
         agree: list[Part] = [
-            Figure("Agreement of disjoint samples", says, self._plot_agreement()),
-            Table("Disjoint samples", self.agreement()),
+            Figure("Agreement of disjoint samples", says, drawn),
+            Table("Disjoint samples", agreement),
             Table("Halves: edges found again", pd.DataFrame([self.replicated])),
         ]
         if len(self.between):
@@ -221,9 +223,6 @@ class Stability(Result):
     @property
     def _note(self) -> str:
         return f"{self.model}, {self.source}, {len(self.pairs)} pairs"
-
-    def _plot_agreement(self) -> "go.Figure":
-        return plot_agreement(self.agreement(), self.chance, self._note)
 
     def _tested(self) -> list[Section]:
         held = self.held_out

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -37,11 +37,6 @@ class Change:
     def matrix(self) -> Float[Tensor, "d_out d_in"]:
         """What is added to the weight."""
         return self.up @ self.down.T
-
-    @property
-    def taken_out(self) -> "Change":
-        """The change that undoes this one, up to rounding."""
-        return replace(self, up=-self.up)
 
 
 Changes = tuple[Change, ...]

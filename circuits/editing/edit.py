@@ -234,11 +234,10 @@ class Ledger:
         fresh: dict[Place, Tensor] = {}
         for place, total in sums.items():
             module: Any = projection(model, *place)
-            original = self.originals.get(place)
-            if original is None:
-                original = module.weight.detach().clone()
+            if place not in self.originals:
+                self.originals[place] = module.weight.detach().clone()
+            original = self.originals[place]
             fresh[place] = original if total is None else _changed(original, total, module)
-            self.originals[place] = original
         with torch.no_grad():
             for place, weight in fresh.items():
                 module = projection(model, *place)

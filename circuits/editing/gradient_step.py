@@ -18,7 +18,7 @@ in the paper, whose gated models write gate and up).
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,6 +29,7 @@ from circuits.editing.fact_prompts import EditPrompt
 from circuits.editing.methods import GradientStep
 from circuits.editing.solver import KeyMetric, solve
 from interp.brief import brief
+from interp.data.token_batch import padded
 from interp.forward.blocks import Rewrite, rewriting
 from interp.forward.budget import default_budget
 from interp.model.model import Model
@@ -73,6 +74,11 @@ class TokenGradients:
     inputs: Float[Tensor, "token d_in"]
     outputs: Float[Tensor, "token d_out"]
     gradients: Float[Tensor, "token d_out"]
+
+    @classmethod
+    def joined(cls, parts: Sequence["TokenGradients"]) -> "TokenGradients":
+        """The tokens of several batches."""
+        return cls(*(torch.cat([getattr(one, f.name) for one in parts]) for f in fields(cls)))
 
     def only(self, chosen: Bool[Tensor, " token"]) -> "TokenGradients":
         """Some of the tokens."""
@@ -123,75 +129,54 @@ def gradient_tokens(
     most = max(1, default_budget(model) // max(len(prompt.ids) for prompt in prompts))
     for rows in torch.arange(len(prompts)).split(most):
         some = [prompts[i] for i in rows.tolist()]
-        ids, real = _padded(model, some)
-        run = _Gradients(model, layers, real)
-        for layer, tokens in run.read(ids, some, edits, owner[rows]).items():
+        found, row = _read(model, some, layers, edits, owner[rows])
+        for layer, tokens in found.items():
             parts[layer].append(tokens)
-        of_prompt.append(rows[real.nonzero()[:, 0]])
-    joined = {
-        layer: TokenGradients(
-            torch.cat([one.inputs for one in found]),
-            torch.cat([one.outputs for one in found]),
-            torch.cat([one.gradients for one in found]),
-        )
-        for layer, found in parts.items()
-    }
+        of_prompt.append(rows[row])
+    joined = {layer: TokenGradients.joined(own) for layer, own in parts.items()}
     return joined, torch.cat(of_prompt)
 
 
-def _padded(
-    model: Model, prompts: Sequence[EditPrompt]
-) -> tuple[Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]:
-    """Tokens that are read, padded on the right, where nothing before them can see it."""
-    rows = [prompt.read_tokens.ids for prompt in prompts]
-    width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device)
-    lengths = torch.tensor([len(row) for row in rows])
-    return ids, torch.arange(width) < lengths[:, None]
+def _read(
+    model: Model,
+    prompts: Sequence[EditPrompt],
+    layers: Sequence[int],
+    edits: Sequence[Changes],
+    owner: Int[Tensor, " row"],
+) -> tuple[dict[int, TokenGradients], Int[Tensor, " token"]]:
+    """One batch, differentiated in a leaf that is added to what each down-projection writes.
 
+    What is differentiated is the sum of all targets' negative log-likelihoods.
+    """
+    # padded on the right, where nothing before it can see it
+    ids, real = padded(model, [prompt.read_tokens.ids for prompt in prompts], on_left=False)
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
+    leaves: dict[int, Tensor] = {}
 
-class _Gradients:
-    """One batch, with a leaf added to what each down-projection writes, to read gradients off."""
+    def probe(layer: int) -> Rewrite:
+        def look(x: Tensor, out: Tensor) -> Tensor:
+            seen[layer], leaves[layer] = (x, out), torch.zeros_like(out, requires_grad=True)
+            return out + leaves[layer]
 
-    def __init__(self, model: Model, layers: Sequence[int], real: Bool[Tensor, "row pos"]):
-        self.model, self.layers, self.real = model, layers, real
-        self.seen: dict[int, tuple[Tensor, Tensor]] = {}
-        self.leaves: dict[int, Tensor] = {}
+        return look
 
-    def read(
-        self,
-        ids: Int[Tensor, "row pos"],
-        prompts: Sequence[EditPrompt],
-        edits: Sequence[Changes],
-        owner: Int[Tensor, " row"],
-    ) -> dict[int, TokenGradients]:
-        """Run, and differentiate the sum of all targets' negative log-likelihoods."""
-        model = self.model
-        reads = [
-            (row, len(prompt.ids) - k - 1, prompt.ids[-k])
-            for row, prompt in enumerate(prompts)
-            for k in range(prompt.n_target, 0, -1)
-        ]
-        shape = len(reads), 3  # none where all prompts of a batch are preserved
-        row, column, token = torch.tensor(reads, dtype=torch.long).reshape(shape).to(model.device).T
-        with torch.enable_grad():
-            places = [("mlp_post", layer, self._probe(layer)) for layer in self.layers]
-            with under(model, edits, owner), rewriting(model, places):
-                normed = model.body(input_ids=ids, use_cache=False).last_hidden_state
-            states = model.unembed(normed[row, column]).float()
-            log_p = model.arch.logits_transform(states).log_softmax(-1)
-            loss = -log_p.gather(1, token[:, None]).sum()
-            found = torch.autograd.grad(loss, [self.leaves[layer] for layer in self.layers])
-        out: dict[int, TokenGradients] = {}
-        for layer, gradient in zip(self.layers, found, strict=True):
-            three = (*self.seen[layer], gradient)
-            out[layer] = TokenGradients(*(x[self.real.to(x.device)].detach().cpu() for x in three))
-        return out
-
-    def _probe(self, layer: int) -> Rewrite:
-        def probe(x: Tensor, out: Tensor) -> Tensor:
-            leaf = torch.zeros_like(out, requires_grad=True)
-            self.seen[layer], self.leaves[layer] = (x, out), leaf
-            return out + leaf
-
-        return probe
+    reads = [
+        (row, len(prompt.ids) - k - 1, prompt.ids[-k])
+        for row, prompt in enumerate(prompts)
+        for k in range(prompt.n_target, 0, -1)
+    ]
+    shape = len(reads), 3  # none where all prompts of a batch are preserved
+    row, column, token = torch.tensor(reads, dtype=torch.long).reshape(shape).to(model.device).T
+    with torch.enable_grad():
+        places = [("mlp_post", layer, probe(layer)) for layer in layers]
+        with under(model, edits, owner), rewriting(model, places):
+            normed = model.body(input_ids=ids, use_cache=False).last_hidden_state
+        states = model.unembed(normed[row, column]).float()
+        log_p = model.arch.logits_transform(states).log_softmax(-1)
+        loss = -log_p.gather(1, token[:, None]).sum()
+        found = torch.autograd.grad(loss, [leaves[layer] for layer in layers])
+    out: dict[int, TokenGradients] = {}
+    for layer, gradient in zip(layers, found, strict=True):
+        three = (*seen[layer], gradient)
+        out[layer] = TokenGradients(*(x[real.to(x.device)].detach().cpu() for x in three))
+    return out, real.cpu().nonzero()[:, 0]

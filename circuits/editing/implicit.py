@@ -16,6 +16,7 @@ import pandas as pd
 
 from circuits.editing.evaluated_chains import Description, EvaluatedChain
 from circuits.editing.evaluation.answers import SHORT, Answer, normalised, short_answer
+from circuits.editing.evaluation.control_questions import in_turn
 from circuits.editing.evaluation.demonstrations import LINES, SHOTS, Shots
 from circuits.editing.evaluation.edited_models import asking, generations
 from circuits.editing.fact import SLOT, Fact
@@ -312,13 +313,8 @@ def _kinds(model: Model, subjects: Sequence[str]) -> dict[str, list[str]]:
 
 def _chosen(rows: Sequence[Row], n: int) -> list[Row]:
     """At most n of a fact's rows stay in use, each relation's first before any second."""
-    turn: Counter[str] = Counter()
-    order: list[tuple[int, int]] = []
-    for at, (_, one, outcome) in enumerate(rows):
-        if outcome == KEPT:
-            order.append((turn[one.relation], at))
-            turn[one.relation] += 1
-    used = {at for _, at in sorted(order)[:n]}
+    kept = [at for at, (_, _, outcome) in enumerate(rows) if outcome == KEPT]
+    used = in_turn(kept, lambda at: rows[at][1].relation)[:n]
     return [
         (i, one, SURPLUS if outcome == KEPT and at not in used else outcome)
         for at, (i, one, outcome) in enumerate(rows)

@@ -50,9 +50,8 @@ class LedgerFolder:
             edit = own.id
             if own.id not in [one.id for one in self.edits]:
                 return own, ()
-        found, _ = self._chosen(edit)
-        ids = [one.id for one in self.edits]
-        return found, self.edits[: ids.index(found.id)]
+        at = self._chosen(edit)
+        return self.edits[at], self.edits[:at]
 
     @property
     def next(self) -> Path:
@@ -61,11 +60,11 @@ class LedgerFolder:
 
     def removable(self, edit: str | None = None) -> tuple[Edit, Path]:
         """The edit to take out, by its id or the last, and its folder."""
-        found, at = self._chosen(edit)
-        refuse_needed(found, self.edits)
-        return found, at
+        at = self._chosen(edit)
+        refuse_needed(self.edits[at], self.edits)
+        return self.edits[at], self.folders[at]
 
-    def _chosen(self, edit: str | None) -> tuple[Edit, Path]:
+    def _chosen(self, edit: str | None) -> int:
         chosen = [i for i, one in enumerate(self.edits) if edit in (None, one.id)]
         if not chosen:
             carried = ", ".join(one.id for one in self.edits) or "none"
@@ -74,7 +73,7 @@ class LedgerFolder:
                 f"{what} in {self.path}, which holds {carried}; give the folder of an edit, or one "
                 "that `interp edit apply` wrote to."
             )
-        return self.edits[chosen[-1]], self.folders[chosen[-1]]
+        return chosen[-1]
 
     def summary(self) -> dict[str, Any]:
         """The figures the command line prints."""

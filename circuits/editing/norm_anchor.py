@@ -13,6 +13,7 @@ written.
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -91,7 +92,7 @@ def value_norm(
             f"own for {model.name}; give value_norm= of a Stage, or take another method."
         )
     carried = [change for one in ledger(model).applied for change in one.changes]
-    original = [tuple(change.taken_out for change in carried)]
+    original = [tuple(replace(change, up=-change.up) for change in carried)]
     owner = torch.zeros(len(prompts), dtype=torch.long)
     places = search_places(model, stage)
     found = search_targets(model, prompts, places, stage.search, original, owner)

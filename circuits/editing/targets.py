@@ -150,7 +150,7 @@ class _Rows:
         prompts: Sequence[EditPrompt],
     ):
         self.run, self.fact, self.column, self.prompts = run, fact, column, prompts
-        self.lead = _first_of_each(fact)
+        self.lead = torch.cat([torch.tensor([True]), fact[1:] != fact[:-1]]).nonzero()[:, 0]
         targets = torch.tensor([prompt.n_target for prompt in prompts])
         self.learn, self.essence = targets.nonzero()[:, 0], (targets == 0).nonzero()[:, 0]
         self.n_target = targets[self.learn]
@@ -177,10 +177,6 @@ class _Rows:
     def only(self, rows: Int[Tensor, " row"]) -> "_Rows":
         prompts = [self.prompts[i] for i in rows.tolist()]
         return _Rows(self.run.only(rows), self.fact[rows], self.column[rows], prompts)
-
-
-def _first_of_each(fact: Int[Tensor, " row"]) -> Int[Tensor, " fact"]:
-    return torch.cat([torch.tensor([True]), fact[1:] != fact[:-1]]).nonzero()[:, 0]
 
 
 def _added(values: Float[Tensor, " n"], group: Int[Tensor, " n"], n: int) -> Float[Tensor, " n"]:

@@ -93,11 +93,6 @@ class EmotionCircuit:
         """How many neurons and heads it has."""
         return sum(len(self.units(part)) for part in PARTS)
 
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Layers where it has a neuron or a head."""
-        return tuple(sorted({*self.neurons, *self.heads}))
-
     def only(self, part: Part) -> "EmotionCircuit":
         """Its neurons alone, or its heads alone."""
         return replace(self, **{"heads" if part == "neurons" else "neurons": {}})

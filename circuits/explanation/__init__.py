@@ -5,32 +5,17 @@ from typing import TYPE_CHECKING
 from interp.lazy import lazy
 
 if TYPE_CHECKING:
-    from circuits.explanation.circuit_tracer import (
-        edited,
-        read_circuit_tracer,
-        write_circuit_tracer,
-    )
-    from circuits.explanation.clusters import activity, clustered
-    from circuits.explanation.explain import explain
-    from circuits.explanation.graph import AttributionGraph
-    from circuits.explanation.merge import recurring_edges, task_circuit
-    from circuits.explanation.names import named
-    from circuits.explanation.query_key import query_key_edges
-    from circuits.explanation.truth import check
-
-__all__ = [
-    "AttributionGraph",
-    "activity",
-    "check",
-    "clustered",
-    "edited",
-    "explain",
-    "named",
-    "query_key_edges",
-    "read_circuit_tracer",
-    "recurring_edges",
-    "task_circuit",
-    "write_circuit_tracer",
-]
+    from circuits.explanation.circuit_tracer import edited as edited
+    from circuits.explanation.circuit_tracer import read_circuit_tracer as read_circuit_tracer
+    from circuits.explanation.circuit_tracer import write_circuit_tracer as write_circuit_tracer
+    from circuits.explanation.clusters import activity as activity
+    from circuits.explanation.clusters import clustered as clustered
+    from circuits.explanation.explain import explain as explain
+    from circuits.explanation.graph import AttributionGraph as AttributionGraph
+    from circuits.explanation.merge import recurring_edges as recurring_edges
+    from circuits.explanation.merge import task_circuit as task_circuit
+    from circuits.explanation.names import named as named
+    from circuits.explanation.query_key import query_key_edges as query_key_edges
+    from circuits.explanation.truth import check as check
 
 lazy(__name__)

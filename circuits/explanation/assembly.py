@@ -283,20 +283,18 @@ def node_table(
         unit = -1 if kind == "rest" else unit
         hidden = own if kind == "rest" else unshown.get(name, 0.0)
         rows.append(
-            (name, kind, layer, pos, unit, -1, *_activations(run, node), own, hidden, label, "")
+            (name, kind, layer, pos, unit, *_activations(run, node), own, hidden, label, "")
         )
     nan, last = float("nan"), run.prompt.n_prompt - 1
     if not run.prompt.paired:
         own = run.total - float(run.embeddings().sum())
-        rows.append(("bias", "bias", -1, -1, -1, -1, nan, nan, own, 0.0, "biases", ""))
+        rows.append(("bias", "bias", -1, -1, -1, nan, nan, own, 0.0, "biases", ""))
     many = len(run.final) > 1
     for i, (own, label) in enumerate(zip(_part_values(run), run.prompt.labels, strict=True)):
         name = named(("logits", n_layers, i if many else -1, -1))
         unit, ends = (i, (nan, nan)) if many else (-1, (run.value, run.low_value))
         ends = ends if run.prompt.paired else (ends[0], nan)
-        rows.append(
-            (name, "logits", n_layers, last, unit, -1, *ends, own, unshown[name], label, "")
-        )
+        rows.append((name, "logits", n_layers, last, unit, *ends, own, unshown[name], label, ""))
     return pd.DataFrame(rows, columns=list(NODE_COLUMNS))
 
 

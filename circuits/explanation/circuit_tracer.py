@@ -143,7 +143,6 @@ class _OwnNode(Row, extra="allow"):
     layer: _Number
     pos: _Number
     unit: _Number
-    expert: _Number
     activation: Finite | None
     corrupt_activation: Finite | None
     attribution: Finite | None
@@ -198,7 +197,6 @@ def _theirs(
             "layer": top + 1 if node.feature_type == "logit" else _layer(node),
             "pos": node.ctx_idx,
             "unit": -1 if node.feature is None else node.feature,
-            "expert": -1,
             "activation": _nan(node.activation),
             "corrupt_activation": math.nan,
             "attribution": attribution[node.node_id],

@@ -84,15 +84,15 @@ def _profiles(
 def activity(model: Model, graph: AttributionGraph) -> dict[str, np.ndarray]:
     """Activations over the prompt's positions, for `clustered`.
 
-    A neuron's is its activation, a head's and an MLP's the length of what it writes; zeros of
-    neurons of experts. Errors as in `circuits.explanation.names.named`.
+    A neuron's is its activation, a head's and an MLP's the length of what it writes. Errors as in
+    `circuits.explanation.names.named`.
     """
     graph.check_model(model)
     prompt = TokenPrompt(graph.prompt.clean)
     found: dict[str, np.ndarray] = {}
     nodes: Any = graph.nodes
     for kind, site in (("neuron", "mlp_post"), ("head", "z"), ("mlp", "mlp_out")):
-        own = nodes[(nodes["kind"] == kind) & (nodes["expert"] < 0)]
+        own = nodes[nodes["kind"] == kind]
         layers = sorted(set(own["layer"].tolist()))
         values = activations(model, [prompt], site, layers) if layers else {}
         for node, layer, unit in rows_of(own, "id", "layer", "unit"):

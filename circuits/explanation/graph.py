@@ -32,7 +32,6 @@ NODE_COLUMNS = {
     "layer": "int64",
     "pos": "int64",
     "unit": "int64",
-    "expert": "int64",
     "activation": "float64",
     "corrupt_activation": "float64",
     "attribution": "float64",
@@ -58,13 +57,13 @@ class AttributionGraph(Result):
         method: ``"eap-dg"`` (chords from corrupt to clean prompt) or ``"relp"``.
         value: the metric on the clean prompt.
         corrupt_value: on the corrupt one; NaN without.
-        nodes: ``id`` (``a5.h3@7``, ``m12.n345@7``, ``m3.e2.n17@7``, ``embedding@2``, ``m3@7``,
-            ``a3.rest@7``, ``bias``, ``logits``), ``kind`` (one of `KINDS`), ``layer`` (-1:
-            embedding and bias; n_layers: logits), ``pos`` (a head's is its destination; -1: bias;
-            logits: where the target's first token is predicted), ``unit`` (head or neuron, -1),
-            ``expert`` (-1), ``activation`` and ``corrupt_activation`` (a neuron's; of others the
-            length of what they write), ``attribution`` (in `unit`), ``unshown`` (the part of it
-            that comes from nodes that are not shown), ``label`` and ``supernode`` (free text).
+        nodes: ``id`` (``a5.h3@7``, ``m12.n345@7``, ``embedding@2``, ``m3@7``, ``a3.rest@7``,
+            ``bias``, ``logits``), ``kind`` (one of `KINDS`), ``layer`` (-1: embedding and bias;
+            n_layers: logits), ``pos`` (a head's is its destination; -1: bias; logits: where the
+            target's first token is predicted), ``unit`` (head or neuron, -1), ``activation`` and
+            ``corrupt_activation`` (a neuron's; of others the length of what they write),
+            ``attribution`` (in `unit`), ``unshown`` (the part of it that comes from nodes that are
+            not shown), ``label`` and ``supernode`` (free text).
         edges: ``source`` and ``target`` (node ids), ``branch`` (``q``, ``k`` or ``v`` of a head,
             else ``""``; the source's position is the token that the head reads), ``weight``
             (in `unit`).
@@ -286,14 +285,14 @@ class AttributionGraph(Result):
         )
 
 
-def node_id(kind: str, layer: int = -1, pos: int = -1, unit: int = -1, expert: int = -1) -> str:
+def node_id(kind: str, layer: int = -1, pos: int = -1, unit: int = -1) -> str:
     """The id of a node, such as ``a5.h3@7``; a rest's `unit` is 0 of attention, 1 of an MLP."""
     if kind in ("bias", "logits"):
         return kind if unit < 0 else f"{kind}.{unit}"
     name = {
         "embedding": "embedding",
         "head": f"a{layer}.h{unit}",
-        "neuron": f"m{layer}.n{unit}" if expert < 0 else f"m{layer}.e{expert}.n{unit}",
+        "neuron": f"m{layer}.n{unit}",
         "mlp": f"m{layer}",
         "rest": f"{'am'[unit > 0]}{layer}.rest",
     }[kind]

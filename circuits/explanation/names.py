@@ -52,7 +52,7 @@ def named(
     row promotes, or suppresses where its activation is negative. Heads: where they look from their
     position: induction, duplicate token, previous token, own token or first token, where one of
     them has at least half of the attention, else the token with most. Embeddings are named after
-    their token, rests and MLPs after their sublayer. Neurons of experts get no name.
+    their token, rests and MLPs after their sublayer.
 
     Args:
         model: the model that the graph is of.
@@ -96,8 +96,8 @@ def _word(token: str) -> str:
 
 
 def _neurons(nodes: Any) -> dict[str, _Neuron]:
-    """Node id -> neuron, without those of experts."""
-    own = nodes[(nodes["kind"] == "neuron") & (nodes["expert"] < 0)]
+    """Node id -> neuron."""
+    own = nodes[nodes["kind"] == "neuron"]
     rows = rows_of(own, "id", "layer", "unit", "activation")
     return {node: (layer, unit, a < 0) for node, layer, unit, a in rows}
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from interp.data.records import finite
 from interp.version import __version__
 
-HEAD, EXPERT = 10**8, 10**6
-"""Feature numbers: heads follow `HEAD`; expert e's neurons (e + 1) times `EXPERT`."""
+HEAD = 10**8
+"""Feature numbers from which heads are counted."""
 FEATURES = {"rest": -1, "mlp": -3, "bias": -4}
 TYPES = {
     "embedding": "embedding",
@@ -97,27 +98,27 @@ def node_names(graph: Graph) -> dict[str, str]:
     """Node id -> circuit-tracer's ``layer_feature_position``."""
     if RAW in graph.nodes:
         return {node: node for node in graph.nodes["id"]}
-    columns = ("id", "kind", "layer", "pos", "unit", "expert")
+    columns = ("id", "kind", "layer", "pos", "unit")
     found: dict[str, str] = {}
-    for node, kind, layer, pos, unit, expert in rows_of(graph.nodes, *columns):
+    for node, kind, layer, pos, unit in rows_of(graph.nodes, *columns):
         if kind == "embedding":
             found[node] = f"E_{pos}_{pos}"
         elif kind == "bias":
             found[node] = "E_-4_0"
         else:
             above = layer + (kind == "logits")  # theirs count the logits so
-            found[node] = f"{above}_{_feature(node, kind, unit, expert)}_{pos}"
+            found[node] = f"{above}_{_feature(node, kind, unit)}_{pos}"
     return found
 
 
-def _feature(node: str, kind: str, unit: int, expert: int) -> int:
+def _feature(node: str, kind: str, unit: int) -> int:
     if kind == "head":
         return HEAD + unit
     if kind == "rest":
         return -2 if node.startswith("a") else -1
     if kind == "logits":
         return max(unit, 0)
-    return FEATURES.get(kind, unit + (expert + 1) * EXPERT)
+    return FEATURES.get(kind, unit)
 
 
 def node_records(graph: Graph, names: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -159,7 +160,7 @@ def node_records(graph: Graph, names: Mapping[str, str]) -> list[dict[str, Any]]
             if kind == "logits"
             else label,
             "influence": None if kind == "logits" else influence,
-            "activation": finite({"a": row["activation"]})["a"],
+            "activation": finite(row["activation"]),
             "interp": finite(row),
         }
         records.append(record)
@@ -169,13 +170,3 @@ def node_records(graph: Graph, names: Mapping[str, str]) -> list[dict[str, Any]]
 def rows_of(table: Any, *names: str) -> Iterator[tuple[Any, ...]]:
     """Rows of some columns, in Python's own types."""
     return table[list(names)].itertuples(index=False, name=None)
-
-
-def finite(values: Any) -> Any:
-    """Values as JSON has them: no NaN and no infinity."""
-    if isinstance(values, Mapping):
-        return {str(k): finite(v) for k, v in values.items()}
-    if isinstance(values, list | tuple):
-        return [finite(v) for v in values]
-    value = values.item() if isinstance(values, np.generic) else values
-    return None if isinstance(value, float) and not math.isfinite(value) else value

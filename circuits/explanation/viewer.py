@@ -8,15 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from circuits.explanation.tracer_records import (
-    RAW,
-    Graph,
-    about,
-    finite,
-    node_names,
-    node_records,
-    rows_of,
-)
+from circuits.explanation.tracer_records import RAW, Graph, about, node_names, node_records, rows_of
+from interp.data.records import finite
 from interp.results.report import Interactive
 from interp.results.style import PALETTE
 

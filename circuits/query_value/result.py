@@ -1,6 +1,5 @@
 """`QueryValue`: labelled query and value scores of a set of questions, with intervals."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -102,20 +101,13 @@ class QueryValue(Result):
         query = self.scores["query_writer"].sum(("path", "pos")).rename(writer="sublayer")
         return xr.Dataset({"value": value, "query": query})
 
-    def intervals(
-        self, scores: xr.DataArray, seed: int = 0, at: Sequence[int] | None = None
-    ) -> xr.Dataset:
+    def intervals(self, scores: xr.DataArray) -> xr.Dataset:
         """``mean`` over prompts with its 95 % bootstrap bounds ``low`` and ``high``, by cluster.
 
-        Args:
-            scores: with a dimension ``prompt``, such as ``result.by_layer()["query"]``.
-            seed: of the bootstrap.
-            at: numbers of the prompts; all by default.
+        `scores` have a dimension ``prompt``, such as ``result.by_layer()["query"]``.
         """
-        rows = list(range(self.n_prompts)) if at is None else list(at)
-        first = scores.transpose("prompt", ...).isel(prompt=rows)
-        clusters = [self.clusters[i] for i in rows]
-        found = bootstrap_mean(first.values.astype(float), seed, clusters=clusters)
+        first = scores.transpose("prompt", ...)
+        found = bootstrap_mean(first.values.astype(float), clusters=self.clusters)
         dims = first.dims[1:]
         coords = {dim: first.coords[dim] for dim in dims if dim in first.coords}
         named = zip(("mean", "low", "high"), found, strict=True)

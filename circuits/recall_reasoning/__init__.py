@@ -16,42 +16,22 @@ from typing import TYPE_CHECKING
 from interp.lazy import lazy
 
 if TYPE_CHECKING:
-    from circuits.recall_reasoning.bridge import bridge
-    from circuits.recall_reasoning.bridge_result import BridgeStudy
-    from circuits.recall_reasoning.cells import Data, load_data
-    from circuits.recall_reasoning.designs import CELLS, DESIGNS
-    from circuits.recall_reasoning.feasibility import feasibility
-    from circuits.recall_reasoning.feasibility_result import Feasibility
-    from circuits.recall_reasoning.result import RecallReasoning
-    from circuits.recall_reasoning.settings import (
-        BridgeSettings,
-        FeasibilitySettings,
-        StudySettings,
-        ThoughtSettings,
-    )
-    from circuits.recall_reasoning.sources import build
-    from circuits.recall_reasoning.study import study
-    from circuits.recall_reasoning.thought import thought
-    from circuits.recall_reasoning.thought_result import Thought
-
-__all__ = [
-    "CELLS",
-    "DESIGNS",
-    "BridgeSettings",
-    "BridgeStudy",
-    "Data",
-    "Feasibility",
-    "FeasibilitySettings",
-    "RecallReasoning",
-    "StudySettings",
-    "Thought",
-    "ThoughtSettings",
-    "bridge",
-    "build",
-    "feasibility",
-    "load_data",
-    "study",
-    "thought",
-]
+    from circuits.recall_reasoning.bridge import bridge as bridge
+    from circuits.recall_reasoning.bridge_result import BridgeStudy as BridgeStudy
+    from circuits.recall_reasoning.cells import Data as Data
+    from circuits.recall_reasoning.cells import load_data as load_data
+    from circuits.recall_reasoning.designs import CELLS as CELLS
+    from circuits.recall_reasoning.designs import DESIGNS as DESIGNS
+    from circuits.recall_reasoning.feasibility import feasibility as feasibility
+    from circuits.recall_reasoning.feasibility_result import Feasibility as Feasibility
+    from circuits.recall_reasoning.result import RecallReasoning as RecallReasoning
+    from circuits.recall_reasoning.settings import BridgeSettings as BridgeSettings
+    from circuits.recall_reasoning.settings import FeasibilitySettings as FeasibilitySettings
+    from circuits.recall_reasoning.settings import StudySettings as StudySettings
+    from circuits.recall_reasoning.settings import ThoughtSettings as ThoughtSettings
+    from circuits.recall_reasoning.sources import build as build
+    from circuits.recall_reasoning.study import study as study
+    from circuits.recall_reasoning.thought import thought as thought
+    from circuits.recall_reasoning.thought_result import Thought as Thought
 
 lazy(__name__)

@@ -111,10 +111,6 @@ def _ranks(model: Model, asked: Asked, lens: str, jacobian: JacobianLens | None)
     beats = (others > own[..., None]).mean(-1) + (others == own[..., None]).mean(-1) / 2
     lower = np.log10(control + 1) - np.log10(own + 1)
     clusters = [one.bridge for one in found]
-    bounds = {
-        name: bootstrap_mean(values, clusters=clusters)
-        for name, values in (("beats", beats), ("lower", lower))
-    }
     depth, place = (i.ravel() for i in np.indices(own.shape[1:]))
     columns: dict[str, Any] = {
         "lens": lens,
@@ -124,6 +120,7 @@ def _ranks(model: Model, asked: Asked, lens: str, jacobian: JacobianLens | None)
         "control_rank": np.median(control, 0).ravel(),
         "answer_rank": np.median(answer, 0).ravel(),
     }
-    for name, (value, low, high) in bounds.items():
+    for name, values in (("beats", beats), ("lower", lower)):
+        value, low, high = bootstrap_mean(values, clusters=clusters)
         columns |= {name: value.ravel(), f"{name}_low": low.ravel(), f"{name}_high": high.ravel()}
     return pd.DataFrame(columns | {"n": len(found), "countries": len(bridges)})

@@ -18,12 +18,6 @@ from interp.model.model import Model
 from interp.statistics import bootstrap_mean
 
 
-def _bounds(name: str, values: np.ndarray, seed: int, clusters: Any = None) -> dict[str, Any]:
-    """Means over pairs as columns, with their intervals."""
-    found = bootstrap_mean(values, seed, clusters=clusters)
-    return {name: found.value, "low": found.low, "high": found.high}
-
-
 def knock_out(
     model: Model,
     pairs: PromptPairs,
@@ -49,8 +43,9 @@ def knock_out(
         plans[str(layer)] = KnockOut(queries="generating", keys=span, layers=blocked)
     p = sweep_plans(model, rows, plans, metric="prob").values
     change = (p[:, 1:] - p[:, :1]) / p[:, :1].mean()
-    columns = {"layer": list(layers), **_bounds("change", change, seed, clusters)}
-    return pd.DataFrame(columns | {"n": len(rows)})
+    found = bootstrap_mean(change, seed, clusters=clusters)._asdict()
+    table = pd.DataFrame({"layer": list(layers), **found, "n": len(rows)})
+    return table.rename(columns={"value": "change"})
 
 
 def back_patching(
@@ -106,6 +101,7 @@ def memory_heads(
     effects = direct_logit_attribution(model, rows).nodes.double().cpu().numpy()
     sources = Graph.of(model.arch).sources
     heads = {i: name for i, name in enumerate(sources) if name.startswith("a")}
-    columns = {"head": list(heads.values()), **_bounds("effect", effects[:, list(heads)], seed)}
-    table = pd.DataFrame(columns | {"n": len(rows)})
+    found = bootstrap_mean(effects[:, list(heads)], seed)._asdict()
+    table = pd.DataFrame({"head": list(heads.values()), **found, "n": len(rows)})
+    table = table.rename(columns={"value": "effect"})
     return table.sort_values("effect", ascending=False, ignore_index=True)

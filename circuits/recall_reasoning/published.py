@@ -28,6 +28,7 @@ from interp.brief import brief
 from interp.data.datasets import locate
 from interp.data.records import Row, Text, checked_rows
 from interp.errors import DataError, PlanError
+from interp.forward.blocks import rewriting
 from interp.interventions.recording import activations
 from interp.interventions.run import forward
 from interp.model.model import Model
@@ -98,26 +99,22 @@ def last_gates(model: Model, prompts: Sequence[str]) -> Float[np.ndarray, "promp
 
     `PlanError` where the model has no gated MLPs.
     """
-    projections = [getattr(b.get_submodule("mlp"), "gate_proj", None) for b in model.blocks]
     values: list[Tensor] = []
-    if None in projections:
+
+    def look(_: Tensor, out: Tensor) -> Tensor:
+        values.append(out[0, -1].float().cpu())
+        return out
+
+    if not all("up" in one.neuron_keys for one in model.arch.layers):
         raise PlanError(
             f"{model.name} has no gate projection in its MLPs; the published neuron statistics "
             "need one (Llama, Qwen, Gemma and Mistral have)."
         )
-    handles = [
-        one.register_forward_hook(lambda _, inputs, out: values.append(out[0, -1].float().cpu()))
-        for one in projections
-        if one is not None
-    ]
-    try:
-        with model.attention_named("eager"):
-            for text in prompts:
-                forward(model, [text])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return torch.stack(values).view(len(prompts), len(projections), -1).numpy()
+    places = [("gate", layer, look) for layer in range(model.arch.n_layers)]
+    with model.attention_named("eager"), rewriting(model, places):
+        for text in prompts:
+            forward(model, [text])
+    return torch.stack(values).view(len(prompts), len(places), -1).numpy()
 
 
 def of_heads(weights: Float[np.ndarray, "layer head key"]) -> dict[str, np.ndarray]:

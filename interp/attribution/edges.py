@@ -18,7 +18,6 @@ from interp.attribution.contrast import Contrast, gradients, run
 from interp.attribution.estimators import (
     ESTIMATORS,
     IG_STEPS,
-    Estimator,
     Linearised,
     linearise,
     pull_back,
@@ -37,22 +36,17 @@ EdgeMatrices = Iterator[Float[Tensor, "source destination"]]
 """One matrix per pair on the CPU, in the metric's unit; 0 where there is no edge."""
 
 
-def edge_scores(model: Model, contrast: Contrast, estimator: Estimator) -> EdgeMatrices:
-    """Scores of all edges, pair by pair. Source: arXiv 2310.10348 and 2403.17806.
-
-    The pull-back is exact algebra, since all branches of a layer read the same residual stream.
-    """
-    at = linearise(model, contrast, estimator, kept(model))
-    yield from linearised_scores(model, contrast, at)
-
-
 def kept(model: Model) -> list[str]:
     """The sites whose activations the edges of a model are scored from."""
     return [*KEPT, *([] if model.parts(0).parallel else ["resid_mid"])]
 
 
 def linearised_scores(model: Model, contrast: Contrast, at: Linearised) -> EdgeMatrices:
-    """As `edge_scores`, from runs already made."""
+    """Scores of all edges, pair by pair, from runs that `linearise` made with `kept` sites.
+
+    The pull-back is exact algebra, since all branches of a layer read the same residual stream.
+    Source: arXiv 2310.10348 and 2403.17806.
+    """
     graph = Graph.of(model.arch)
     multipliers = _multipliers(model, at)
     n_tokens = max(1, FLOATS_AT_ONCE // (graph.n_sources * graph.d_model))

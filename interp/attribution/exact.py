@@ -142,17 +142,14 @@ class Effects:
         by_head = head_writes(self.model, layer, corrupt["z"][layer] - clean["z"][layer])
         own = self.graph.heads(layer)
         return {
-            node: self._after_post_norm(layer, by_head[:, i])
+            node: self.after_post_norm(layer, by_head[:, i])
             for i, node in enumerate(range(own.start, own.stop))
         }
 
-    def head_change(
-        self, layer: int, head: int, z_change: Float[Tensor, "pair pos width"]
+    def after_post_norm(
+        self, layer: int, moved: Float[Tensor, "pair pos d_model"]
     ) -> Float[Tensor, "pair pos d_model"]:
-        """Change of attention's write when one head's output changes, through a post-norm."""
-        return self._after_post_norm(layer, head_writes(self.model, layer, z_change)[:, head])
-
-    def _after_post_norm(self, layer: int, moved: Tensor) -> Tensor:
+        """Change of attention's write when a head's does, through a post-norm."""
         parts = self.model.parts(layer)
         path = parts.ln1_post
         if path is None:
@@ -357,4 +354,4 @@ def _passed_on(work: Effects, destination: int, change: Tensor) -> Float[Tensor,
     own = slice(head * model.arch.d_head, (head + 1) * model.arch.d_head)
     moved = torch.zeros_like(z)
     moved[..., own] = (z - kept["z"][layer])[..., own]
-    return work.head_change(layer, head, moved)
+    return work.after_post_norm(layer, head_writes(model, layer, moved)[:, head])

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from interp.attribution.backward_rules import given
 from interp.attribution.contrast import Contrast, RunValues, gradients, run
-from interp.attribution.edges import edge_scores
+from interp.attribution.edges import kept, linearised_scores
 from interp.attribution.estimators import ESTIMATORS, Linearised, linearise
 from interp.attribution.exact import Effects
 from interp.forward.blocks import attend, norm, project
@@ -132,8 +132,8 @@ def qk_edge_scores(
 ) -> Iterator[Float[Tensor, "source destination"]]:
     """EAP with the QK fix: two more attention steps for each source and layer that reads it."""
     graph, a = Graph.of(model.arch), model.arch
-    scores = torch.stack(list(edge_scores(model, contrast, ESTIMATORS["eap"])))
-    at = linearise(model, contrast, ESTIMATORS["eap"], QK_SITES)
+    at = linearise(model, contrast, ESTIMATORS["eap"], kept(model))
+    scores = torch.stack(list(linearised_scores(model, contrast, at)))
     slopes = gradients(at.total, at.run.kept["z"])
     effects = Effects(model, contrast)
     with torch.no_grad():

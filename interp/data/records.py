@@ -6,6 +6,7 @@ and says the first fault in a sentence.
 
 import functools
 import json
+import math
 import os
 import re
 import stat
@@ -272,6 +273,17 @@ def _from_hub(name: str, split: str) -> Iterable[Mapping[str, Any]]:
 
 
 # --- JSON --------------------------------------------------------------------------------------
+
+
+def finite(value: Any) -> Any:
+    """A value to write as JSON: numbers of Python's own, null for NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class _Refused(ValueError):

@@ -287,11 +287,8 @@ def written(
     values = array.transpose(*order, *units).values
     flat = torch.from_numpy(values.reshape(*values.shape[: len(order)], -1))
     value = _at_positions(flat, array, f"{what} at {site!r}")
-    if "layer" not in order:
-        return chosen, value
-    if value.shape[0] == 1:
-        return chosen, value[0]
-    return chosen, value
+    alone = "layer" in order and len(value) == 1
+    return chosen, value[0] if alone else value
 
 
 def _layers(

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from interp.lazy import lazy
 
 if TYPE_CHECKING:
-    from interp.lens.jacobian import JacobianLens, jacobian_lens
-    from interp.lens.reading import LensReading, logit_lens
-
-__all__ = ["JacobianLens", "LensReading", "jacobian_lens", "logit_lens"]
+    from interp.lens.jacobian import JacobianLens as JacobianLens
+    from interp.lens.jacobian import jacobian_lens as jacobian_lens
+    from interp.lens.reading import LensReading as LensReading
+    from interp.lens.reading import logit_lens as logit_lens
 
 lazy(__name__)

@@ -1,5 +1,6 @@
 """Does padding, or a KV cache, change a model's numbers? Measured at load; no config says so."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -20,29 +21,22 @@ def with_padding(model: Model) -> Model:
     """The model, knowing whether it takes positions, leaves padding out and can use a cache."""
     with torch.no_grad():
         alone = _last_logits(model, 0, masked=False)
-        given = _same(model, alone, 0)
+        given = _same(alone, _last_logits, model, 0)
         model = replace(model, arch=replace(model.arch, given_positions=given))
-        ignored = _same(model, alone, 3)
+        ignored = _same(alone, _last_logits, model, 3)
         model = replace(model, arch=replace(model.arch, left_padding=ignored))
-        cached = not keeps_keys(model) or _same_with_cache(model, alone)
+        cached = not keeps_keys(model) or _same(alone, _logits_behind_cache, model)
     return replace(model, arch=replace(model.arch, cached=cached))
 
 
-def _same_with_cache(model: Model, alone: Tensor) -> bool:
-    """Whether the logits stay where the last tokens are read behind a cache, one by one."""
+def _logits_behind_cache(model: Model) -> Float[Tensor, "1 vocab"]:
+    """The last tokens are read behind a cache, one by one."""
     ids = tuple(probe_ids(model)[0].tolist())
     cache = PrefixCache.of(model, [TokenPrompt(ids[:-2])])
-    try:
-        for token in ids[-2:]:
-            cache.read(model)
-            cache.append(torch.tensor([token], device=cache.ids.device))
-        states = cache.read(model)[:, -1]
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # a model whose cache is of another kind
-        return False
-    off = model.arch.logits_transform(model.unembed(states).float()) - alone
-    return float(off.norm()) <= CLOSE.get(model.dtype, 0.3) * float(alone.norm())
+    for token in ids[-2:]:
+        cache.read(model)
+        cache.append(torch.tensor([token], device=cache.ids.device))
+    return model.arch.logits_transform(model.unembed(cache.read(model)[:, -1]).float())
 
 
 def _last_logits(model: Model, left: int, masked: bool = True) -> Float[Tensor, "1 vocab"]:
@@ -55,12 +49,12 @@ def _last_logits(model: Model, left: int, masked: bool = True) -> Float[Tensor, 
     return model.hf(input_ids=ids, use_cache=False, **given).logits[:, -1].float()
 
 
-def _same(model: Model, alone: Tensor, left: int) -> bool:
-    """Whether the logits stay with a mask, positions and so much padding in front."""
+def _same(alone: Tensor, read: Callable[..., Tensor], model: Model, *given: int) -> bool:
+    """Whether the logits stay where they are read in another way."""
     try:
-        off = (_last_logits(model, left) - alone).norm()
+        off = (read(model, *given) - alone).norm()
     except torch.OutOfMemoryError:
         raise
-    except Exception:  # a model that takes no such arguments
+    except Exception:  # a model that takes no such arguments, or whose cache is of another kind
         return False
     return float(off) <= CLOSE.get(model.dtype, 0.3) * float(alone.norm())

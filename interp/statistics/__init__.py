@@ -5,57 +5,32 @@ from typing import TYPE_CHECKING
 from interp.lazy import lazy
 
 if TYPE_CHECKING:
-    from interp.errors import StatisticsError
-    from interp.statistics.agreement import auroc, expected_jaccard, jaccard, spearman
-    from interp.statistics.bootstrap import (
-        Equivalence,
-        Estimate,
-        bootstrap_difference,
-        bootstrap_mean,
-        bootstrap_ratio,
-        equivalence,
-        resample_weights,
-    )
-    from interp.statistics.grouping import Grouping, coordinates, found_groups, silhouette_test
-    from interp.statistics.inclusion import inclusion, mean_ranks, random_samples, sample_agreement
-    from interp.statistics.random_sets import random_sets
-    from interp.statistics.significance import (
-        benjamini_hochberg,
-        discordant,
-        empirical_p,
-        mcnemar,
-        sign_flip_test,
-        wilson,
-    )
-
-__all__ = [
-    "Equivalence",
-    "Estimate",
-    "Grouping",
-    "StatisticsError",
-    "auroc",
-    "benjamini_hochberg",
-    "bootstrap_difference",
-    "bootstrap_mean",
-    "bootstrap_ratio",
-    "coordinates",
-    "discordant",
-    "empirical_p",
-    "equivalence",
-    "expected_jaccard",
-    "found_groups",
-    "inclusion",
-    "jaccard",
-    "random_sets",
-    "mcnemar",
-    "mean_ranks",
-    "random_samples",
-    "resample_weights",
-    "sample_agreement",
-    "sign_flip_test",
-    "silhouette_test",
-    "spearman",
-    "wilson",
-]
+    from interp.errors import StatisticsError as StatisticsError
+    from interp.statistics.agreement import auroc as auroc
+    from interp.statistics.agreement import expected_jaccard as expected_jaccard
+    from interp.statistics.agreement import jaccard as jaccard
+    from interp.statistics.agreement import spearman as spearman
+    from interp.statistics.bootstrap import Equivalence as Equivalence
+    from interp.statistics.bootstrap import Estimate as Estimate
+    from interp.statistics.bootstrap import bootstrap_difference as bootstrap_difference
+    from interp.statistics.bootstrap import bootstrap_mean as bootstrap_mean
+    from interp.statistics.bootstrap import bootstrap_ratio as bootstrap_ratio
+    from interp.statistics.bootstrap import equivalence as equivalence
+    from interp.statistics.bootstrap import resample_weights as resample_weights
+    from interp.statistics.grouping import Grouping as Grouping
+    from interp.statistics.grouping import coordinates as coordinates
+    from interp.statistics.grouping import found_groups as found_groups
+    from interp.statistics.grouping import silhouette_test as silhouette_test
+    from interp.statistics.inclusion import inclusion as inclusion
+    from interp.statistics.inclusion import mean_ranks as mean_ranks
+    from interp.statistics.inclusion import random_samples as random_samples
+    from interp.statistics.inclusion import sample_agreement as sample_agreement
+    from interp.statistics.random_sets import random_sets as random_sets
+    from interp.statistics.significance import benjamini_hochberg as benjamini_hochberg
+    from interp.statistics.significance import discordant as discordant
+    from interp.statistics.significance import empirical_p as empirical_p
+    from interp.statistics.significance import mcnemar as mcnemar
+    from interp.statistics.significance import sign_flip_test as sign_flip_test
+    from interp.statistics.significance import wilson as wilson
 
 lazy(__name__)

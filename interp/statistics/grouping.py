@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist, squareform
+from sklearn.metrics import silhouette_score
 
 from interp.brief import brief
 from interp.errors import StatisticsError
@@ -72,8 +73,8 @@ def silhouette_test(
             "of which one has two prompts."
         )
     distances, rng = squareform(pdist(points)), np.random.default_rng(seed)
-    null = [silhouette(distances, rng.permutation(codes)) for _ in range(n_permutations)]
-    return _grouping(codes, silhouette(distances, codes), null)
+    null = [_silhouette(distances, rng.permutation(codes)) for _ in range(n_permutations)]
+    return _grouping(codes, _silhouette(distances, codes), null)
 
 
 def found_groups(points: Points, most: int = 6, seed: int = 0, n_null: int = 200) -> Grouping:
@@ -95,19 +96,8 @@ def found_groups(points: Points, most: int = 6, seed: int = 0, n_null: int = 200
     return _grouping(codes, value, [_clearest(drawn, most)[1] for drawn in draws])
 
 
-def silhouette(distances: Float[np.ndarray, "prompt prompt"], codes: Codes) -> float:
-    """Mean over prompts of (b - a) / max(a, b); 0 for a prompt that is alone in its group.
-
-    a: mean distance to the others of its group; b: to the nearest other group.
-    """
-    member = codes[:, None] == np.arange(codes.max() + 1)
-    sizes, sums = member.sum(0), distances @ member
-    alone = sizes[codes] == 1
-    own = sums[member] / np.where(alone, 1, sizes[codes] - 1)
-    other = np.where(member, np.inf, sums / np.maximum(sizes, 1)).min(1)
-    largest = np.maximum(own, other)
-    flat = alone | (largest == 0)
-    return float(np.where(flat, 0.0, (other - own) / np.where(flat, 1.0, largest)).mean())
+def _silhouette(distances: Float[np.ndarray, "prompt prompt"], codes: Codes) -> float:
+    return float(silhouette_score(distances, codes, metric="precomputed"))
 
 
 def _clearest(points: Points, most: int) -> tuple[Codes, float]:
@@ -116,7 +106,7 @@ def _clearest(points: Points, most: int) -> tuple[Codes, float]:
     best: tuple[Codes, float] | None = None
     for k in range(2, min(most, len(points) - 1) + 1):
         codes = fcluster(tree, k, "maxclust") - 1
-        value = silhouette(distances, codes) if codes.max() else -1.0  # equal points stay together
+        value = _silhouette(distances, codes) if codes.max() else -1.0  # equal points stay together
         if codes.max() and (best is None or value > best[1]):
             best = codes, value
     if best is None:

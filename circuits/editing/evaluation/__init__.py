@@ -10,35 +10,15 @@ from typing import TYPE_CHECKING
 from interp.lazy import lazy
 
 if TYPE_CHECKING:
-    from circuits.editing.evaluation.answers import Answer
-    from circuits.editing.evaluation.card_measurement import card
-    from circuits.editing.evaluation.cases import Case, Cases, SingleEdit
-    from circuits.editing.evaluation.comparison_settings import ComparisonSettings
-    from circuits.editing.evaluation.demonstrations import REASONED, SHOTS, Shots, load_shots
-    from circuits.editing.evaluation.edit_card import EditCard
-    from circuits.editing.evaluation.edited_models import Ask, generations
-    from circuits.editing.evaluation.formats import load_benchmark, load_cases, parse_cases
-    from circuits.editing.evaluation.method_comparison import Comparison, compare_methods
-
-__all__ = [
-    "REASONED",
-    "SHOTS",
-    "Answer",
-    "Ask",
-    "Case",
-    "Cases",
-    "Comparison",
-    "ComparisonSettings",
-    "EditCard",
-    "Shots",
-    "SingleEdit",
-    "card",
-    "compare_methods",
-    "generations",
-    "load_benchmark",
-    "load_cases",
-    "load_shots",
-    "parse_cases",
-]
+    from circuits.editing.evaluation.comparison_settings import (
+        ComparisonSettings as ComparisonSettings,
+    )
+    from circuits.editing.evaluation.demonstrations import SHOTS as SHOTS
+    from circuits.editing.evaluation.edited_models import Ask as Ask
+    from circuits.editing.evaluation.edited_models import generations as generations
+    from circuits.editing.evaluation.formats import load_benchmark as load_benchmark
+    from circuits.editing.evaluation.formats import load_cases as load_cases
+    from circuits.editing.evaluation.method_comparison import Comparison as Comparison
+    from circuits.editing.evaluation.method_comparison import compare_methods as compare_methods
 
 lazy(__name__)

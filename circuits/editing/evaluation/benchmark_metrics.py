@@ -77,13 +77,13 @@ OURS_MULTI_HOP = _metrics(
     "answer, other relations of the subject.",
 )
 OURS_SINGLE = (
-    *EFFICACY,
-    *PARAPHRASE,
-    *_metrics(
+    EFFICACY
+    + PARAPHRASE
+    + _metrics(
         WORDS,
         specificity="Neighbourhood prompts that the unedited model continues rightly, and the "
         "edited one, too.",
-    ),
+    )
 )
 OURS_RIPPLE = EFFICACY + _metrics(
     WORDS,
@@ -93,14 +93,14 @@ OURS_RIPPLE = EFFICACY + _metrics(
     "the edited one, too.",
 )
 OURS_KNOW_EDIT = (
-    *EFFICACY,
-    *PARAPHRASE,
-    *_metrics(
+    EFFICACY
+    + PARAPHRASE
+    + _metrics(
         WORDS,
         multi_hop="Portability prompts of the type Reasoning.",
         specificity="Locality prompts that the unedited model continues rightly, and the edited "
         "one, too.",
-    ),
+    )
 )
 
 # --- published ---------------------------------------------------------------------------------

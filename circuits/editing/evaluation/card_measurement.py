@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from circuits.editing.evaluation.card_questions import (
     sampled,
     shipped_facts,
 )
-from circuits.editing.evaluation.comparison_settings import N_QUESTIONS
+from circuits.editing.evaluation.comparison_settings import N_QUESTIONS, EvaluationSettings
 from circuits.editing.evaluation.control_questions import KnownQuestion
 from circuits.editing.evaluation.demonstrations import SHOTS
 from circuits.editing.evaluation.edit_card import EditCard
@@ -41,17 +40,13 @@ from circuits.editing.evaluation.metric_definitions import (
     IN_PROMPT,
     UNEDITED,
 )
+from circuits.editing.evaluation.run_setup import passages_of
 from circuits.editing.fact import SLOT, Fact
-from interp.ablation.readouts import windows
 from interp.brief import brief
-from interp.data.datasets import locate
 from interp.data.pairs import load_pairs
-from interp.data.records import read_text
 from interp.errors import DataError, shown
 from interp.model.model import Model
 
-N_PASSAGES = 4
-"""Windows of neutral text."""
 N_ABILITY = 10
 """Pairs of each."""
 CANDIDATES = 2
@@ -309,8 +304,9 @@ def card(
             for fact, before in zip(edit.facts, objects, strict=True)
         ]
         rows, missing = measured(model, facts, edit.changes, shipped_facts(), n, seed)
-        neutral = read_text(Path(locate("neutral_text", "a text file")), "neutral text")
-        passages = windows(model, neutral)[:N_PASSAGES]
+        passages = passages_of(
+            model, EvaluationSettings.model_validate({"neutral": "neutral_text"})
+        )
         moved = [drift(model, [passage], [edit.changes]) for passage in passages]
     return EditCard(
         rows,

@@ -1,5 +1,6 @@
 """Which cases of a file are edited, and how many are not, by reason."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +34,7 @@ def selected_cases(
     """
     limit, chosen = settings.limit, side_by_side if settings.sequential else list
     pool, unasked = QuestionPool({}, {}), 0
-    excluded = {UNUSABLE: len(cases.excluded)} if cases.excluded else {}
+    excluded = Counter({UNUSABLE: len(cases.excluded)})
     if cases.format in MULTI_HOP_FORMATS:
         known, n_asked = knowledge_of_enough(
             model,
@@ -44,26 +45,24 @@ def selected_cases(
             settings.filter,
         )
         usable, unknown = usable_cases(cases[:n_asked], known, settings.filter)
-        excluded |= unknown
+        excluded.update(unknown)
         pool, unasked = QuestionPool.of(cases[:n_asked], known.right), len(cases) - n_asked
     else:
         usable = [case for case in cases if anchored(model, case.fact)]
-        apart = len(cases) - len(usable)
-        excluded |= {UNANCHORED: apart} if apart else {}
+        excluded[UNANCHORED] = len(cases) - len(usable)
     kept = chosen(usable)
-    excluded |= _in_the_way(usable, kept)
+    excluded.update(_in_the_way(usable, kept))
     if not kept:
         raise DataError(
-            f"{model.name} can use none of the {len(cases)} cases of {cases.source} ({excluded}); "
-            "give more cases or a stronger model."
+            f"{model.name} can use none of the {len(cases)} cases of {cases.source} "
+            f"({dict(+excluded)}); give more cases or a stronger model."
         )
     if limit is not None and len(kept) > limit:
         excluded["beyond the limit"] = len(kept) - limit
-    if unasked:
-        excluded[UNASKED] = unasked
+    excluded[UNASKED] = unasked
     used = kept[:limit]
-    unanswered = sum(getattr(case, "n_unanswered", 0) for case in used)
-    return used, excluded | ({UNANSWERED: unanswered} if unanswered else {}), pool
+    excluded[UNANSWERED] = sum(getattr(case, "n_unanswered", 0) for case in used)
+    return used, dict(+excluded), pool
 
 
 def contaminates(fact: Fact, case: Case) -> bool:
@@ -93,8 +92,7 @@ def _in_the_way(usable: list[Any], kept: list[Any]) -> dict[str, int]:
             for fact in a.facts
         )
     ]
-    counts = {CONTAMINATED: len(mixed), TOUCHED: len(out) - len(mixed)}
-    return {reason: n for reason, n in counts.items() if n}
+    return {CONTAMINATED: len(mixed), TOUCHED: len(out) - len(mixed)}
 
 
 def anchored(model: Model, fact: Fact) -> bool:

@@ -282,10 +282,8 @@ def _ask(
     number: int, question: CaseQuestion, case: Case, shots: Shots, condition: EditCondition
 ) -> Ask:
     """A question as the model sees it; in-context editing states the new facts first."""
+    examples, before = condition.in_prompt or "", stated(case, condition.in_prompt)
     if question.cloze:
-        before = stated(case, condition.in_prompt)
         return Ask(number, before + question.text, before, chat=shots.chat)
-    examples = condition.in_prompt or ""
     behind = replace(shots, prefix=examples + shots.prefix)
-    facts = stated(case, condition.in_prompt).removeprefix(examples)
-    return asking(behind, question.text, number, facts)
+    return asking(behind, question.text, number, before.removeprefix(examples))

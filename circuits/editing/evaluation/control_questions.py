@@ -6,16 +6,17 @@ edit. What is scored and what an editor may see to preserve share no subject and
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
 from circuits.editing.evaluation.answers import Answer, Words, normalised
 from circuits.editing.evaluation.cases import Case
 from circuits.editing.fact import PreservedQuestion
 from interp.brief import brief
 
+T = TypeVar("T")
 ControlKind = Literal["same_relation", "same_answer", "neighbour", "control_two_hop"]
 PreservedKind = Literal["same_relation", "related", "other_relation", "two_hop"]
 CONTROLS: tuple[ControlKind, ...] = ("neighbour", "same_answer", "control_two_hop", "same_relation")
@@ -172,7 +173,8 @@ def preservation_set(
         free = [question for question in questions if taken.isdisjoint(question.entities)]
         rng = random.Random(f"{seed} {case.id} keep {kind}")
         if kind in ("related", "other_relation"):
-            drawn[kind] = _relations_in_turn(_draw(free, usable, len(free), rng))[:k]
+            every = _draw(free, usable, len(free), rng)
+            drawn[kind] = tuple(in_turn(every, lambda question: question.relations)[:k])
         else:
             drawn[kind] = _draw(free, usable, k, rng)
     return drawn
@@ -260,11 +262,11 @@ def _of_half(questions: Sequence[KnownQuestion], rng: random.Random) -> list[Kno
     return [question for question in questions if question.relations in half]
 
 
-def _relations_in_turn(questions: Sequence[KnownQuestion]) -> tuple[KnownQuestion, ...]:
-    """The first question of every relation, then the second of each, and so on."""
-    seen: dict[tuple[str, ...], int] = Counter()
+def in_turn(items: Sequence[T], of: Callable[[T], Hashable]) -> list[T]:
+    """The first item of every relation (what `of` gives), then the second of each, and so on."""
+    seen: Counter[Hashable] = Counter()
     turn: list[int] = []
-    for question in questions:
-        turn.append(seen[question.relations])
-        seen[question.relations] += 1
-    return tuple(questions[i] for i in sorted(range(len(turn)), key=turn.__getitem__))
+    for item in items:
+        turn.append(seen[of(item)])
+        seen[of(item)] += 1
+    return [items[i] for i in sorted(range(len(turn)), key=turn.__getitem__)]

@@ -163,8 +163,9 @@ class EditCard(Result):
         for group, lines in table.groupby("group", sort=False):
             own = GROUPS.get(str(group), {"": ABILITY})
             sections.append(Section(str(group), [_group_table(str(group), lines), _defined(own)]))
+        cost = pd.DataFrame(self.cost.items(), columns=["what", "value"])
         sections += [
-            Section("Drift and cost", [self._drift_table(), self._cost_table()]),
+            Section("Drift and cost", [self._drift_table(), Table("Cost of the edit", cost)]),
             Section("What was asked", [self._asked()]),
         ]
         n = len(self.facts)
@@ -186,9 +187,6 @@ class EditCard(Result):
         ]
         frame = pd.DataFrame(lines, columns=["on neutral text", "value", "low", "high"])
         return Table("Drift", frame, f"{len(self.drift)} windows of text that names no fact.")
-
-    def _cost_table(self) -> Table:
-        return Table("Cost of the edit", pd.DataFrame(self.cost.items(), columns=["what", "value"]))
 
     def _asked(self) -> Table:
         """Questions with their replies without and with the edit."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy.stats import entropy
 from torch import Tensor
 
 from circuits.editing.change import Changes, under
@@ -23,6 +24,7 @@ from circuits.editing.evaluation.demonstrations import Shots
 from interp.data.answers import continuation
 from interp.data.chat import Chat, render
 from interp.data.prompts import TokenPrompt
+from interp.data.token_batch import padded
 from interp.errors import DataError
 from interp.forward.prefix_cache import PrefixCache
 from interp.forward.readout import LOGITS_AT_ONCE
@@ -170,9 +172,7 @@ def token_likelihoods(
     out: list[TargetReading] = []
     for lo in range(0, len(rows), ROWS_AT_ONCE):
         some = rows[lo : lo + ROWS_AT_ONCE]
-        width = max(len(ids) for _, ids, _ in some)
-        padded = [[*ids, *[0] * (width - len(ids))] for _, ids, _ in some]
-        batch = torch.tensor(padded, device=model.device)
+        batch, _ = padded(model, [ids for _, ids, _ in some], on_left=False)
         owner = torch.tensor([edit for edit, _, _ in some])
         with under(model, edits, owner):  # causal: what is padded on the right changes nothing
             normed = model.body(input_ids=batch, use_cache=False).last_hidden_state
@@ -359,7 +359,4 @@ def ngram_entropy(text: str) -> float:
 
 def _entropy(tokens: Sequence[str], n: int) -> float:
     grams = Counter(zip(*(tokens[i:] for i in range(n)), strict=False))
-    if not grams:
-        return 0.0
-    p = np.array(list(grams.values())) / grams.total()
-    return float(-(p * np.log2(p)).sum())
+    return float(entropy(list(grams.values()), base=2)) if grams else 0.0

@@ -37,16 +37,6 @@ from circuits.editing.fact import SLOT, Fact
 from interp.brief import brief
 from interp.model.model import Model
 
-FactKind = Literal[
-    "affirmation",
-    "negation",
-    "affirms_new",
-    "denies_old",
-    "reversal",
-    "leakage",
-    "subject_by_new",
-    "subject_by_old",
-]
 PAIRED = {
     "negation_shift": ("affirmation", "negation"),
     "fact_check": ("affirms_new", "denies_old"),
@@ -111,7 +101,7 @@ class FactQuestion:
     and the reply is generated.
     """
 
-    kind: FactKind
+    kind: str
     index: int
     text: str
     shown: str = ""
@@ -136,7 +126,9 @@ def fact_questions(one: EditedFact) -> tuple[list[FactQuestion], Counter[str]]:
         for i, known in enumerate(one.implying)
     ]
     sentence = opening(fact).replace(SLOT, fact.subject)
-    frames = [(sentence, negated(fact)), *_framed(inside(sentence))]
+    begun = inside(sentence)
+    framed = ((yes.replace(SLOT, begun), no.replace(SLOT, begun)) for yes, no in FRAMES)
+    frames = [(sentence, negated(fact)), *framed]
     if not frames[0][1]:
         missing["negation in place: no copula in the prompt"] += 1
     new_old = (one.new.text, one.old.text)
@@ -144,20 +136,13 @@ def fact_questions(one: EditedFact) -> tuple[list[FactQuestion], Counter[str]]:
         found.append(FactQuestion("affirmation", i, affirmed, options=new_old))
         if denied:
             found.append(FactQuestion("negation", i, denied, options=new_old[::-1]))
-    checks: tuple[tuple[FactKind, Answer, tuple[str, ...]], ...] = (
-        ("affirms_new", one.new, YES_NO),
-        ("denies_old", one.old, YES_NO[::-1]),
-    )
+    checks = (("affirms_new", one.new, YES_NO), ("denies_old", one.old, YES_NO[::-1]))
     for i, form in enumerate(CHECKS):
         for kind, name, options in checks:
             sentence = statement(fact, name.text)
             text = form.replace(SLOT, sentence if form.startswith(SLOT) else inside(sentence))
             found.append(FactQuestion(kind, i, f"Q: {text}\nA:", CHECKED, options))
     return found, missing
-
-
-def _framed(beginning: str) -> list[tuple[str, str]]:
-    return [(yes.replace(SLOT, beginning), no.replace(SLOT, beginning)) for yes, no in FRAMES]
 
 
 def _turned(
@@ -169,7 +154,7 @@ def _turned(
         asked.append((turned, ""))
     else:
         missing[f"{kind} as a sentence turned round: the prompt is not '… {{}} is'"] += 1
-    by: FactKind = "subject_by_new" if kind == "reversal" else "subject_by_old"
+    by = "subject_by_new" if kind == "reversal" else "subject_by_old"
     own = (one.fact.subject,)
     return [
         question

@@ -54,6 +54,7 @@ FORMATS: Mapping[str, tuple[RowForm, ...]] = {
     ),
 }
 """By name: the forms of its rows."""
+NAMES = ", ".join(FORMATS)
 REFUSED = {
     "concept": "KnowEdit's WikiBio edits whole sentences",
     "alternatives": "MEND's own zsRE file names no subject (zsre_mend_eval.json does)",
@@ -145,7 +146,7 @@ def _parsed(rows: Rows, source: str, format: str | None) -> Cases[Any]:
 def _recognised(record: Mapping[str, Any], source: str) -> str:
     for field, why in REFUSED.items():
         if field in record:
-            raise DataError(f"{source}: {why}, so it cannot be used; give one of {_names()}.")
+            raise DataError(f"{source}: {why}, so it cannot be used; give one of {NAMES}.")
     if _has_end_of_text(record):
         return "zsre_rome"
     known = {name: forms for name, forms in FORMATS.items() if name != "zsre_rome"}
@@ -155,13 +156,9 @@ def _recognised(record: Mapping[str, Any], source: str) -> str:
     if len(found) != 1:
         raise DataError(
             f"{source}, row 1: the keys {shown(sorted(record), 120)} are not those of one of "
-            f"{_names()}; say which format it is."
+            f"{NAMES}; say which format it is."
         )
     return found[0]
-
-
-def _names() -> str:
-    return ", ".join(FORMATS)
 
 
 def _has_end_of_text(record: Mapping[str, Any]) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from scipy.stats import hmean
 
 from interp.errors import PlanError
 from interp.statistics import bootstrap_mean, discordant, mcnemar, resample_weights
@@ -73,14 +74,6 @@ def compare(
     return _by_group(first, list(by), line)
 
 
-def harmonic_mean(values: Float[np.ndarray, "*draw metric"]) -> Float[np.ndarray, "*draw"]:
-    """Harmonic mean over the last axis; 0 where one of the values is. `PlanError` below 0."""
-    if not values.shape[-1] or (values < 0).any():
-        raise PlanError(f"a harmonic mean needs scores of at least 0, not {values.tolist()}.")
-    with np.errstate(divide="ignore"):
-        return values.shape[-1] / (1 / values).sum(-1)
-
-
 def _over_seeds(scores: pd.DataFrame, by: Sequence[str]) -> tuple[Any, list[str]]:
     """One line per case, and the metrics."""
     for name in by:
@@ -145,7 +138,7 @@ def _harmonic(cases: Any, name: str, metrics: list[str]) -> pd.DataFrame:
     n = len(sums)
     weights = np.vstack([np.ones(n), resample_weights(n, 0, 2000)])
     with np.errstate(invalid="ignore"):
-        draws = harmonic_mean((weights @ sums) / (weights @ counts))
+        draws = hmean((weights @ sums) / (weights @ counts), axis=1)
     low, high = np.nanquantile(draws[1:], [0.025, 0.975]) if n > 1 else (-np.inf, np.inf)
     line = {"metric": name, "value": draws[0], "low": low, "high": high}
     return pd.DataFrame([line | {"cases": len(cases), "clusters": n}])

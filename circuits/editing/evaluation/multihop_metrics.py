@@ -39,7 +39,9 @@ METRICS: Mapping[str, Callable[[Tables], Any]] = {
     "same_relation": lambda of: of["mean"]["same_relation"],
     "same_answer": lambda of: of["mean"]["same_answer"],
     "neighbour": lambda of: of["mean"]["neighbour"],  # relation specificity, arXiv 2307.12976
-    "specificity": lambda of: of["sum"][SPECIFICITY].sum(axis=1) / _some(of),
+    "specificity": lambda of: (
+        of["sum"][SPECIFICITY].sum(axis=1) / of["count"][SPECIFICITY].sum(axis=1)  # NaN of none
+    ),
     "control_two_hop": lambda of: of["mean"]["control_two_hop"],
     # an edit that answers every question of a relation by its new object gets 1 - 1 = 0
     "net_multi_hop": lambda of: of["any"]["multi_hop"] - _broken(of),
@@ -96,11 +98,6 @@ def case_questions(
         for i, known in enumerate(questions):
             asked.append(CaseQuestion(kind, i, known.text, known.answer, known.answer))
     return asked
-
-
-def _some(of: Tables) -> Any:
-    counts = of["count"][SPECIFICITY].sum(axis=1)
-    return counts.where(counts > 0)
 
 
 def _broken(of: Tables) -> Any:

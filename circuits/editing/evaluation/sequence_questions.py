@@ -46,14 +46,12 @@ class SequencePlan:
     """Edits in order, what is asked about each, and the controls.
 
     Attributes:
-        ids: of the cases that the edits come from.
         requests: the edits, with what a method may see to preserve.
         asked: per edit its sentence (``efficacy``) and, if it has one, its question.
         controls: known questions about subjects that no edit of the sequence is about.
         excluded: cases that are not used, by reason.
     """
 
-    ids: tuple[str, ...]
     requests: tuple[Request, ...]
     asked: tuple[tuple[SequenceQuestion, ...], ...]
     controls: tuple[SequenceQuestion, ...]
@@ -88,17 +86,16 @@ def sequence_plan(
             preserved_of(preservation_set(case, pool, {}, N_PRESERVED, seed)) for case in chosen
         ]
     else:
-        controls, preserved = _neighbours(model, chosen, n_controls, seed), None
+        controls, preserved = _neighbours(model, chosen, n_controls, seed), [()] * len(chosen)
     if not controls:
         raise DataError(
             f"{model.name} knows no question of {cases.source} about a subject that is not edited; "
             "give more cases or fewer edits."
         )
-    requests = tuple(
-        Request(case.facts[:1], preserved[i] if preserved else ()) for i, case in enumerate(chosen)
-    )
+    firsts = (case.facts[:1] for case in chosen)
+    requests = tuple(map(Request, firsts, preserved))
     asked = tuple(tuple(_about(i, case, shots)) for i, case in enumerate(chosen))
-    return SequencePlan(tuple(c.id for c in chosen), requests, asked, tuple(controls), excluded)
+    return SequencePlan(requests, asked, tuple(controls), excluded)
 
 
 def _chosen(model: Model, cases: Cases[Any], n: int, seed: int) -> tuple[list[Any], dict[str, int]]:

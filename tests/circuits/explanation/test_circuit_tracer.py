@@ -57,7 +57,7 @@ def test_the_fields_are_those_that_its_front_end_reads():
     assert file["metadata"]["prompt"] == "The capital is"
     head, neuron = nodes["a0.h1@2"]["node_id"], nodes["m0.n5@2"]["node_id"]
     assert (head, neuron) == ("0_100000001_2", "0_5_2")
-    assert nodes["m1.e2.n7@2"]["node_id"] == "1_3000007_2"
+    assert nodes["m1.n7@2"]["node_id"] == "1_7_2"
     assert nodes["a0.rest@2"]["feature_type"] == "mlp reconstruction error"
     assert file["qParams"]["supernodes"] == [["who", head, neuron]]
     assert file["qParams"]["pinnedIds"] == [head, neuron]

@@ -42,7 +42,7 @@ def test_pruning_keeps_the_arithmetic_closed():
     graph = hand_made()
     closes(graph)
     less = graph.pruned(nodes=2)
-    assert less.n_nodes == 2 and "m1.e2.n7@2" not in set(less.nodes["id"])
+    assert less.n_nodes == 2 and "m1.n7@2" not in set(less.nodes["id"])
     assert less.node("logits")["unshown"] == pytest.approx(0.25 - 0.55)
     closes(less)
     none = graph.pruned(nodes=0)
@@ -90,7 +90,6 @@ def test_refused_by_name():
 def test_ids():
     assert node_id("head", 5, 7, 3) == "a5.h3@7"
     assert node_id("neuron", 12, 7, 345) == "m12.n345@7"
-    assert node_id("neuron", 3, 7, 17, 2) == "m3.e2.n17@7"
     assert node_id("mlp", 3, 7) == "m3@7"
     assert [node_id("rest", 3, 7, unit) for unit in (0, 1)] == ["a3.rest@7", "m3.rest@7"]
     assert node_id("embedding", pos=2) == "embedding@2"

@@ -15,13 +15,13 @@ def test_influence_is_handed_on_in_proportion():
     head = 1.3 / logits + neuron * 1.2 / 1.5
     rest = 0.2 / logits + neuron * 0.3 / 1.5
     assert found["logits"] == 1.0
-    assert found["m1.e2.n7@2"] == pytest.approx(late)
+    assert found["m1.n7@2"] == pytest.approx(late)
     assert found["m0.n5@2"] == pytest.approx(neuron)
     assert found["a0.h1@2"] == pytest.approx(head)
     assert found["a0.rest@2"] == pytest.approx(rest)
     assert found["embedding@1"] == pytest.approx(head)
     assert hidden["logits"] == pytest.approx(0.25 / logits)
-    assert hidden["m1.e2.n7@2"] == pytest.approx(late * 0.2 / 0.5)
+    assert hidden["m1.n7@2"] == pytest.approx(late * 0.2 / 0.5)
     scores = graph_scores(graph.nodes, graph.edges)
     lost = rest + 0.25 / logits + late * 0.2 / 0.5
     assert scores["replacement"] == pytest.approx(head / (head + lost))

@@ -8,8 +8,7 @@ from explain_examples import CASES, FAMILIES, close, linear_run, model_of
 
 from circuits.explanation.assembly import Sources, readers, strongest
 from circuits.explanation.attribution import LinearRun
-from interp.attribution.edges import edge_scores
-from interp.attribution.estimators import ESTIMATORS
+from interp.attribution.attribute import edges_by
 from interp.forward.blocks import norm
 from interp.forward.hooks import hooked
 from interp.model.graph import Graph
@@ -78,7 +77,7 @@ def test_neurons_read_what_autograd_through_their_mlp_says(family: str, paired: 
 def test_edges_add_up_to_those_over_all_positions(family: str):
     model, run = model_of(family), linear_run(family, True)
     graph = Graph.of(model.arch)
-    (want,) = edge_scores(model, run.prompt.contrast, ESTIMATORS["eap-dg"])
+    (want,), _ = edges_by(model, run.prompt.contrast, "eap-dg")
     chosen = strongest(run)
     sources = Sources.of(run, chosen)
     owner = [

@@ -21,7 +21,7 @@ def test_positions_are_aligned_by_span_and_from_the_end():
     by_edge = found.set_index(["source", "target", "branch"])
     assert by_edge.loc[("embedding@s", "a0.h1@-1", "v")].tolist() == [1.0, 2.0]
     assert by_edge.loc[("embedding@s", "a0.h1@-1", "k")].tolist() == [0.5, 0.25]
-    assert by_edge.loc[("m1.e2.n7@-1", "logits", "")].tolist() == [0.5, -0.275]
+    assert by_edge.loc[("m1.n7@-1", "logits", "")].tolist() == [0.5, -0.275]
     assert found["share"].is_monotonic_decreasing and len(found) == len(first.edges)
 
 

@@ -84,7 +84,7 @@ def test_every_control_in_a_browser(tmp_path: Path):
         "embedding@0": "who",
         "embedding@1": "who",
         "a0.rest@2": "group",
-        "m1.e2.n7@2": "group",
+        "m1.n7@2": "group",
     }
     pd.testing.assert_frame_equal(read.edges, graph.edges)
     own = graph.nodes.drop(columns=["label", "supernode"])

@@ -9,10 +9,10 @@ from conftest import tiny, tiny_hf, word_pairs, word_tokenizer
 
 import interp
 from circuits.discovery.evaluator import prepared
-from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes
+from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes, edges_by
 from interp.attribution.backward_rules import log_mean
 from interp.attribution.contrast import Contrast, contrasts
-from interp.attribution.edges import edge_scores, ig_activation_scores
+from interp.attribution.edges import ig_activation_scores
 from interp.attribution.estimators import (
     ESTIMATORS,
     estimator_named,
@@ -49,7 +49,7 @@ def swapped(contrast: Contrast) -> Contrast:
 
 
 def all_edges(model: Model, contrast: Contrast, method: str, steps: int | None = None):
-    return torch.stack(list(edge_scores(model, contrast, estimator_named(method, steps))))
+    return torch.stack(list(edges_by(model, contrast, method, steps)[0]))
 
 
 def gap_of(model: Model, contrast: Contrast) -> torch.Tensor:

@@ -12,9 +12,14 @@ from whole_answers import FIVE, Aliases, aliases_of, kept, model_of, pairs
 
 import interp
 from circuits.discovery.evaluator import Evaluator, prepared
-from interp.attribution.attribute import attribute, attribute_edges, attribute_nodes, attribute_to
+from interp.attribution.attribute import (
+    attribute,
+    attribute_edges,
+    attribute_nodes,
+    attribute_to,
+    edges_by,
+)
 from interp.attribution.contrast import contrasts
-from interp.attribution.edges import edge_scores
 from interp.attribution.estimators import ESTIMATORS
 from interp.attribution.exact import exact_edges, path_patch
 from interp.errors import InterpWarning, PlanError
@@ -149,7 +154,7 @@ def test_eap_edges_are_the_gradient_of_the_masked_run(family: str):
     ablated = prepared(model, [contrast], "resample")[0][0][1]
     mask = graph.exists.float().requires_grad_(True)
     resid = run_masked(model, contrast.calls, contrast.clean, mask, ablated)
-    found = torch.stack(list(edge_scores(model, contrast, ESTIMATORS["eap"])))
+    found = torch.stack(list(edges_by(model, contrast, "eap")[0]))
     for i, value in enumerate(contrast.read(resid, contrast.pair)):
         (slope,) = torch.autograd.grad(value, mask, retain_graph=True)
         want = slope.double()[graph.exists]

@@ -4,14 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from edit_records import records
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 
 from circuits.editing.evaluation.control_questions import QuestionPool, control_questions
 from circuits.editing.evaluation.edited_models import ngram_entropy
 from circuits.editing.evaluation.formats import parse_cases
-from circuits.editing.evaluation.intervals import compare, harmonic_mean, summary
+from circuits.editing.evaluation.intervals import compare, summary
 from circuits.editing.evaluation.multihop_metrics import KINDS, METRICS, case_questions, row, score
 from interp.errors import PlanError
 from interp.statistics import bootstrap_mean, mcnemar
@@ -327,12 +325,6 @@ def test_the_interval_of_a_harmonic_mean_is_a_clustered_bootstrap():
     )
 
 
-@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=6))
-def test_harmonic_mean(values: list[float]):
-    assert harmonic_mean(np.array(values)) == pytest.approx(stats.hmean(values))
-    assert harmonic_mean(np.array([*values, 0])) == 0
-
-
 def test_fluency_by_hand():
     assert ngram_entropy("a b c d e") == pytest.approx((2 / 3 * 2 + 4 / 3 * np.log2(3)) / 2)
     assert ngram_entropy("no no no no no no") == 0
@@ -349,12 +341,6 @@ def test_rows_that_would_be_lost_or_counted_twice_are_refused():
         score(pd.DataFrame([row, row]))
     with pytest.raises(PlanError, match="no question is of kind 'other'"):
         score(pd.DataFrame([row | {"kind": "other"}]))
-
-
-@pytest.mark.parametrize("values", [np.zeros(0), np.array([0.5, -0.1])])
-def test_a_harmonic_mean_of_nothing_or_less_is_refused(values):
-    with pytest.raises(PlanError, match="at least 0"):
-        harmonic_mean(values)
 
 
 def test_every_yes_or_no_metric_has_a_p_value_and_no_share_has_one():
