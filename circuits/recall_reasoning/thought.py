@@ -31,6 +31,7 @@ from interp.data.chat import Chat, has_template
 from interp.data.records import read_text
 from interp.errors import DataError
 from interp.model.model import Model
+from interp.progress import Progress, reported
 from interp.results.run_folder import Steps, fingerprint, identity, in_steps
 
 CHUNK = 16
@@ -45,6 +46,7 @@ def thought(
     *,
     datasets: Path | None = None,
     force: bool = False,
+    progress: Progress | bool = True,
 ) -> Thought:
     """Ask two-hop questions for chains and intervene upon these; a stopped run resumes.
 
@@ -54,6 +56,8 @@ def thought(
         out: the run folder.
         datasets: folder with another ``recall_facts.jsonl`` and ``neutral_text.txt``.
         force: replace another run, or a damaged one, that `out` holds.
+        progress: called with (replies written, in all) for the chains, then for what comes behind
+            the interventions; True draws a bar for each.
 
     Raises:
         DataError: a template without ``{}``, or no chain that can be intervened upon.
@@ -72,7 +76,7 @@ def thought(
 
     def make(steps: Steps) -> Thought:
         started = time.perf_counter()
-        work = _Work(model, settings, facts, words, steps)
+        work = _Work(model, settings, facts, words, steps, progress)
         trials = work.trials(work.asked(chat))
         return Thought(
             chains=work.table,
@@ -101,8 +105,10 @@ class _Work:
         facts: Sequence[Country],
         words: list[str],
         steps: Steps,
+        progress: Progress | bool,
     ) -> None:
         self.model, self.settings, self.words, self.steps = model, settings, words, steps
+        self.progress = progress
         self.capital = {fact.country: fact.capital for fact in facts}
         self.names = tuple(dict.fromkeys(self.capital.values()))
         self.missing: list[tuple[int, str, str]] = []
@@ -147,14 +153,16 @@ class _Work:
     ) -> list[Chain]:
         """What the model writes behind each prefix, stored in chunks."""
         found: list[Chain] = []
-        for start in range(0, len(prefixes), CHUNK):
-            part, seed = prefixes[start : start + CHUNK], self.settings.seed + start
+        with reported(self.progress, name, len(prefixes), "replies") as report:
+            for start in range(0, len(prefixes), CHUNK):
+                part, seed = prefixes[start : start + CHUNK], self.settings.seed + start
 
-            def make(part: Sequence[Tokens] = part, seed: int = seed) -> list[Chain]:
-                return continued(self.model, part, self.settings.new_tokens, temperature, seed)
+                def make(part: Sequence[Tokens] = part, seed: int = seed) -> list[Chain]:
+                    return continued(self.model, part, self.settings.new_tokens, temperature, seed)
 
-            found += self.steps.step(f"{name}-{start}", make, list[Chain])
-            self.steps.count(len(found), len(prefixes))
+                found += self.steps.step(f"{name}-{start}", make, list[Chain])
+                self.steps.count(len(found), len(prefixes))
+                report(len(found), len(prefixes))
         return found
 
     def trials(self, usable: Sequence[tuple[dict[str, Any], Chain]]) -> pd.DataFrame:
