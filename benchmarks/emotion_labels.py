@@ -7,7 +7,8 @@
 
 `draw` writes runs/emotion/blind/PART_MODEL/NN.tsv, lines of a number and a reply, shuffled, without
 condition, target or event. One line in ten comes back in the next file, to measure how far the
-annotator agrees with itself. The annotator writes NN.labels beside it, lines of number and label.
+annotator agrees with itself. The annotator writes NN.labels beside it, lines of number and label; a
+second one NN.second, for the agreement alone.
 `join` checks them, prints the agreement, and puts them into datasets/emotion_blind_labels.jsonl.
 `judge` takes the annotator for a judge of the conditions of `test` and `retest`, each and both,
 beside those that `benchmarks.emotion_control` has asked.
@@ -45,7 +46,7 @@ def drawn(
     model: str, part: str, conditions: list[str] | None, n: int | None, seed: int
 ) -> pd.DataFrame:
     """Different replies that were written; of every condition as many as `n` allows."""
-    files = sorted((RUNS / model / f"{part}.partial").glob("*.parquet"))
+    files = sorted((RUNS / model / f"{part}.partial").glob("*/replies.parquet"))
     table = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
     table = table[table["reply"].str.strip() != ""]
     if conditions:
@@ -70,14 +71,15 @@ def draw(model: str, part: str, conditions: list[str] | None, n: int | None, see
     print(f"{model}, {part}: {len(table)} replies in {len(pieces)} files of {out}")
 
 
-def labels_of(file: Path) -> dict[int, str]:
+def labels_of(file: Path, suffix: str = ".labels") -> dict[int, str]:
     """Number -> label, for just the lines that were shown."""
     shown = [int(line.split("\t")[0]) for line in file.read_text().splitlines()]
-    said = [line.split("\t") for line in file.with_suffix(".labels").read_text().splitlines()]
+    file = file.with_suffix(suffix)
+    said = [line.split("\t") for line in file.read_text().splitlines()]
     found = {int(number): label.strip() for number, label in said}
     if set(found) != set(shown) or not set(found.values()) <= set(LABELS):
         wrong = sorted(set(found) ^ set(shown)), sorted(set(found.values()) - set(LABELS))
-        raise SystemExit(f"{file.with_suffix('.labels')}: numbers {wrong[0]}, labels {wrong[1]}")
+        raise SystemExit(f"{file}: numbers {wrong[0]}, labels {wrong[1]}")
     return found
 
 
@@ -86,9 +88,10 @@ def join(model: str, part: str) -> None:
     found: dict[int, str] = {}
     twice: list[tuple[str, str]] = []
     for file in sorted(folder(part, model).glob("*.tsv")):
-        said = labels_of(file)
-        twice += [(found[k], label) for k, label in said.items() if k in found]
-        found = said | found
+        second = [".second"] if file.with_suffix(".second").is_file() else []
+        for said in [labels_of(file, suffix) for suffix in (".labels", *second)]:
+            twice += [(found[k], label) for k, label in said.items() if k in found]
+            found = said | found
     print(f"labelled {len(found)}; {len(twice)} of them twice")
     if twice:
         same = np.mean([a == b for a, b in twice])
@@ -96,9 +99,8 @@ def join(model: str, part: str) -> None:
     table["label"] = [found[i] for i in range(len(table))]
     table.to_parquet(folder(part, model) / "labelled.parquet")
     table = table[[presentable(reply) == reply for reply in table["reply"]]]
-    print(
-        f"{len(found) - len(table)} coarse ones are left out; {dict(table['label'].value_counts())}"
-    )
+    table = table.rename(columns={"condition": "arm"})
+    print(f"coarse, left out: {len(found) - len(table)}; {dict(table['label'].value_counts())}")
     kept = [row for _, row in read_jsonl(BLIND) if not row["id"].startswith(f"{part}_{model}_")]
     rows = [
         {"id": f"{part}_{model}_{i}", "part": part, "model": model, **row}
