@@ -5,11 +5,10 @@
     python -m benchmarks.emotion_control all smollm2-135m     # all conditions, half of the test's
     python -m benchmarks.emotion_control tune smollm2-135m    # doses, on the tuning texts
 
-Doses come from circuits/emotion/recipes/; `tune` tries a grid of them and prints, per emotion, the
-one with most joint replies. the discovery from `interp emotion circuit --out
-runs/emotion/MODEL/discovery`. All go on where they were stopped; with `--minutes` they stop by
-themselves. `--published` names judged replies of another model (rows of gen_text, emotion, match,
-skeleton_id) to fit the judges on, too.
+Doses come from circuits/emotion/recipes/ (`tune` prints the joint replies of each of a grid, per
+emotion), the discovery from `interp emotion circuit --out runs/emotion/MODEL/discovery`. All go on
+where they were stopped; with `--minutes` they stop by themselves. `--published` names judged
+replies of another model (rows of gen_text, emotion, match, skeleton_id) to fit the judges on, too.
 """
 
 import argparse
@@ -42,8 +41,8 @@ from interp.results.run_folder import RunFolder, identity
 
 RUNS = Path("runs/emotion")
 MODELS = ("smollm2-135m", "gemma-3-270m", "qwen2.5-coder-0.5b")
-GRID = {"steering": (0.05, 0.08, 0.12, 0.18), "circuit": (1.0, 2.0, 3.0, 4.0)}
-"""Fractions of the state's norm, and strengths of circuits."""
+GRID = {"steering": (0.05, 0.08, 0.12, 0.18), "circuit": (1.0, 1.4, 1.7, 2.0, 3.0, 4.0)}
+"""Fractions of the state's norm, and strengths of circuits; each for all emotions alike."""
 PARTS = {"test": slice(80, 240), "retest": slice(240, 480), "all": slice(80, 160)}
 """Which events of the test file, whose first 80 were scored by earlier versions."""
 N_PLAIN = 120
@@ -138,8 +137,9 @@ def main() -> None:
     model = interp.load_model(given.model, device="cpu", dtype=recipe.dtype)
     discovery = EmotionDiscovery.load(RUNS / model.name / "discovery").of(model)
     names = given.conditions and given.conditions.split(",")
-    conditions = conditions_of(model, discovery, recipe.doses, names)
     tuning = given.part == "tune"
+    doses = recipe.doses.alike if tuning else recipe.doses
+    conditions = conditions_of(model, discovery, doses, names)
     chosen = slice(0, 40) if tuning else PARTS[given.part]
     events = load_scenarios(f"emotion_scenarios_{'tuning' if tuning else 'test'}")
     texts = situations(events, chosen.stop)[chosen]

@@ -136,6 +136,14 @@ class Doses(ClosedRow):
     circuit: CircuitDose
     others: dict[str, CircuitDose] = {}
 
+    @property
+    def alike(self) -> "Doses":
+        """Without the doses of single emotions."""
+        held = self.model_dump()
+        for one in (held["steering"], held["circuit"], *held["others"].values()):
+            one["own"] = {}
+        return Doses.model_validate(held)
+
 
 class ReplyCriteria(ClosedRow):
     """What counts as a coherent and relevant reply."""

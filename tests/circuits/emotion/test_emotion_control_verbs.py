@@ -208,3 +208,12 @@ def test_a_recipe_returns_from_its_file(tmp_path: Path):
         recipe.save(tmp_path / path.name)
         assert EmotionRecipe.load(tmp_path / path.name) == recipe
         assert recipe.judge_model not in (recipe.model, recipe.model.rpartition("/")[2])
+
+
+def test_doses_of_all_emotions_alike():
+    doses = EmotionRecipe.of("smollm2-135m").doses
+    assert doses.circuit.own and doses.steering.own
+    same = doses.alike
+    assert same.circuit == doses.circuit.model_copy(update={"own": {}})
+    assert same.steering == doses.steering.model_copy(update={"own": {}})
+    assert same.others == doses.others and same.alike == same
