@@ -56,8 +56,8 @@ def thought(
         out: the run folder.
         datasets: folder with another ``recall_facts.jsonl`` and ``neutral_text.txt``.
         force: replace another run, or a damaged one, that `out` holds.
-        progress: called with (replies written, in all) for the chains, then for what comes behind
-            the interventions; True draws a bar for each.
+        progress: called with (replies written, in all) for the chains, the sentences drawn again,
+            and what comes behind every change; True draws a bar for each.
 
     Raises:
         DataError: a template without ``{}``, or no chain that can be intervened upon.

@@ -28,8 +28,12 @@ def folder(tmp_path_factory):
 def found(request, folder, tmp_path_factory) -> Thought:
     model = writer_model(CHATML if request.param == "chat" else None)
     with planted():
-        result = thought(model, SETTINGS, tmp_path_factory.mktemp("t") / "run", datasets=folder)
+        out, seen = tmp_path_factory.mktemp("t") / "run", list[tuple[int, int]]()
+        how = {"datasets": folder, "progress": lambda *at: seen.append(at)}
+        result = thought(model, SETTINGS, out, **how)
     assert result.form == request.param
+    done = [n for n, total in seen if n == total]
+    assert done[0] == len(result.chains) and done[-1] == len(result.trials), (done, seen)
     return result
 
 
