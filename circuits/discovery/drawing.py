@@ -68,7 +68,7 @@ def draw(graph: Graph, edges: Sequence[Edge], title: str, note: str) -> go.Figur
     y = {"title": "layer", "range": [-0.8, len(rows) - 0.2], "showgrid": False, "zeroline": False}
     y |= {"tickvals": list(range(len(rows))), "ticktext": ticks}
     size = {"height": max(480, 160 + 44 * len(rows)), "width": max(880, 320 + 62 * graph.n_heads)}
-    look = {"hovermode": "closest", "legend": {"y": -0.03}, "xaxis": {"visible": False}}
+    look = {"hovermode": "closest", "xaxis": {"visible": False}}
     return styled(figure, title, note, yaxis=y, **size, **look)
 
 

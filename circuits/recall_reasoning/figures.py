@@ -168,4 +168,4 @@ def plot_bars(table: Any, along: str, value: str, by: str, title: str) -> go.Fig
         bars = whiskers(*(own[f"{value}{end}"] for end in ("", "_low", "_high")))
         x = [label(one) for one in own[along]]
         figure.add_bar(x=x, y=own[value], name=label(name), marker_color=colour, error_y=bars)
-    return styled(figure, title, barmode="group", yaxis={"range": [0, 1]}, height=420)
+    return styled(figure, title, barmode="group", yaxis={"range": [0, 1]}, height=520)

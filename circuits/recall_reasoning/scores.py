@@ -68,7 +68,7 @@ def _patched(
     model: Model, pairs: PromptPairs, kind: ComponentKind, out: Path, among: Set[str] | None
 ) -> Float[np.ndarray, "layer unit"]:
     over = "layer,head" if kind == "head" else "layer"
-    result = patch(model, pairs, SITE_OF[kind], over, direction="noise", progress=False, out=out)
+    result = patch(model, pairs, SITE_OF[kind], over, direction="noise", out=out)
     which = [among is None or name in among for name in result.values["pair"].values]
     clean, corrupt, patched = (
         one[which].mean("pair") for one in (result.clean, result.corrupt, result.values)

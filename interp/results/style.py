@@ -57,7 +57,7 @@ def template(scheme: Scheme) -> go.layout.Template:
             "xaxis": axis,
             "yaxis": axis,
             "margin": {"t": 80, "r": 30, "b": 60, "l": 60},
-            "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
+            "legend": {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0},
             "hoverlabel": {"bgcolor": scheme.paper, "font": {"color": scheme.ink}},
             "coloraxis": {"colorscale": sequential, "autocolorscale": False},
             "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": scheme.ink},

@@ -136,8 +136,7 @@ def plot_card(table: pd.DataFrame, title: str) -> go.Figure:
         figure,
         title,
         xaxis={"title": "share of questions", "range": [-0.04, 1.06], "tickvals": [0, 0.5, 1]},
-        yaxis={"automargin": True},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        legend={"yref": "paper", "y": 1.02},
         height=110 + 26 * len(lines),
     )
 
