@@ -28,6 +28,7 @@ from circuits.emotion.emotion_settings import EffectSettings
 if TYPE_CHECKING:
     from circuits.emotion.emotion_comparison import EmotionComparison
     from circuits.emotion.emotion_settings import EmotionRecipe
+    from circuits.emotion.endpoint_judge import EndpointJudge
     from circuits.emotion.prompts import EmotionTexts
     from circuits.emotion.result import EmotionDiscovery
     from interp.model.model import Model
@@ -254,12 +255,12 @@ def evaluate(
     by: ByRecipe, discovery: DiscoveryOption, into: IntoFolder, texts: OnTexts, compared: Compared
 ) -> Record:
     """Compare all conditions on the same events, judged with the target hidden."""
-    compared.endpoint()  # refused now, before a model is loaded
+    endpoint = compared.endpoint()  # refused now, before a model is loaded
     recipe = by.read(n=compared.n, judge_model=compared.judge_model)
     given = texts.load("test", published=compared.published)
     model = by.load(recipe)
     found = found_in(model, discovery, texts, recipe.settings)
-    yield from _compared(model, found, recipe, given, by, compared, into)
+    yield from _compared(model, found, recipe, given, by, compared, endpoint, into)
 
 
 @command(
@@ -276,7 +277,7 @@ def run(
     limit: ScenariosOption = None,
 ) -> Record:
     """Run the whole chain: discovery, circuits, replies in every condition, judges, a page."""
-    compared.endpoint()  # refused now, before a model is loaded
+    endpoint = compared.endpoint()  # refused now, before a model is loaded
     recipe = by.read(n=compared.n, judge_model=compared.judge_model)
     given = texts.load("test", published=compared.published)
     own = OnTexts(texts.datasets, discovery_events)
@@ -287,7 +288,7 @@ def run(
     else:
         found = discovered(model, IntoFolder(at, into.force), own, recipe.settings, limit)
     there = IntoFolder(out, into.force)
-    yield from _compared(model, found, recipe, given, by, compared, there)
+    yield from _compared(model, found, recipe, given, by, compared, endpoint, there)
 
 
 def _compared(
@@ -297,6 +298,7 @@ def _compared(
     texts: "EmotionTexts",
     by: ByRecipe,
     compared: Compared,
+    endpoint: "EndpointJudge | None",
     into: IntoFolder,
 ) -> Record:
     from circuits.emotion.emotion_comparison import compare
@@ -305,7 +307,6 @@ def _compared(
     names = names_in(compared.conditions) if compared.conditions else None
     conditions = conditions_of(model, found, recipe.doses, names)
     judge = judged_on(by.how.device)
-    endpoint = compared.endpoint()
     result = compare(
         model, conditions, recipe, texts, judge, into.out, found, into.force, say, endpoint
     )

@@ -123,7 +123,7 @@ class Compared:
     judge_name: Annotated[str | None, typer.Option(help="Name of that model there.")] = None
 
     def endpoint(self) -> "EndpointJudge | None":
-        """The judge behind an interface, where one is asked for."""
+        """The judge behind an interface, where one is asked for; `ModelError` if it is silent."""
         from circuits.emotion.endpoint_judge import EndpointJudge
         from interp.errors import PlanError
 
@@ -131,7 +131,10 @@ class Compared:
             raise PlanError("give --judge-url and --judge-name together.")
         if self.judge_url is None or self.judge_name is None:
             return None
-        return EndpointJudge(self.judge_url, self.judge_name, os.environ.get("INTERP_JUDGE_KEY"))
+        key = os.environ.get("INTERP_JUDGE_KEY")
+        judge = EndpointJudge(self.judge_url, self.judge_name, key)
+        judge.check()
+        return judge
 
 
 def say(stage: str, done: int, total: int) -> None:

@@ -4,9 +4,11 @@ The reply alone is sent, without the target emotion, its event or its condition.
 judge: Wang et al. 2025 (arXiv 2510.11328), where GPT-4o-mini labels replies.
 """
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 import numpy as np
@@ -21,6 +23,10 @@ ASKED = (
 )
 AT_ONCE = 8
 """Requests under way at a time."""
+BUSY = (429, 503)
+"""Statuses of a server that wants to be asked later."""
+PAUSES = (1, 2, 4, 8, 16, 32)
+"""Seconds before a busy server is asked again; then it counts as refusing."""
 
 
 @dataclass
@@ -76,7 +82,7 @@ class EndpointJudge:
             "max_tokens": 8,
         }
         try:
-            got = client.post(f"{self.url.rstrip('/')}/chat/completions", json=body)
+            got = self._post(client, body)
             got.raise_for_status()
             return str(got.json()["choices"][0]["message"]["content"])
         except httpx.HTTPError as error:
@@ -87,6 +93,17 @@ class EndpointJudge:
             f"the judge {shown(self.name)} at {shown(self.url)} did not answer: {why}. Check "
             "address, name and key."
         )
+
+    def _post(self, client: httpx.Client, body: dict[str, Any]) -> httpx.Response:
+        """The response, once the server is no longer busy or the pauses are over."""
+        url = f"{self.url.rstrip('/')}/chat/completions"
+        got = client.post(url, json=body)
+        for pause in PAUSES:
+            if got.status_code not in BUSY:
+                break
+            time.sleep(pause)
+            got = client.post(url, json=body)
+        return got
 
 
 def label_in(answer: str) -> str | None:

@@ -25,8 +25,11 @@ REPLIES = [
 
 
 @contextmanager
-def serving(answer: Any, status: int = 200) -> Iterator[tuple[str, list[Any]]]:
-    """A server whose chat completions are what `answer` makes of the request; and the requests."""
+def serving(answer: Any, status: int = 200, busy: int = 0) -> Iterator[tuple[str, list[Any]]]:
+    """A server whose chat completions are what `answer` makes of the request; and the requests.
+
+    The first `busy` requests get status 429.
+    """
     seen: list[Any] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -34,7 +37,7 @@ def serving(answer: Any, status: int = 200) -> Iterator[tuple[str, list[Any]]]:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             seen.append((self.path, self.headers.get("Authorization"), asked))
             body = json.dumps(answer(asked["messages"][0]["content"])).encode()
-            self.send_response(status)
+            self.send_response(429 if len(seen) <= busy else status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -105,6 +108,16 @@ def test_a_server_that_refuses_is_the_users_to_be_told_about(answer: Any, status
     refused = pytest.raises(ModelError, match=f"did not answer: .*{why}")
     with serving(lambda _: answer, status) as (url, _), refused:
         EndpointJudge(url, "m").probabilities(REPLIES)
+
+
+def test_a_busy_server_is_asked_again_and_not_for_ever(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("circuits.emotion.endpoint_judge.PAUSES", (0.01, 0.01))
+    with serving(by_lexicon, busy=2) as (url, seen):
+        found = EndpointJudge(url, "m").probabilities(REPLIES[:1])
+    assert LABELS[found.argmax()] == "anger" and len(seen) == 3
+    with serving(by_lexicon, busy=9) as (url, seen), pytest.raises(ModelError, match="429"):
+        EndpointJudge(url, "m").probabilities(REPLIES[:1])
+    assert len(seen) == 3
 
 
 def test_no_server_and_no_address():
