@@ -35,10 +35,8 @@ def sweep(
     import interp
     from interp.bench.baselines import bench_sweep
 
-    rows = interp.load_pairs(pairs)
-    loaded = on.load()
-    names = names_in(baselines)
-    report = bench_sweep(loaded, rows, names, over, repeats)
+    rows, names = interp.load_pairs(pairs), names_in(baselines)
+    report = bench_sweep(on.load(), rows, names, over, repeats)
     yield lambda: report
     title = f"{report['cells']} cells, {report['n_tokens']} tokens, {report['device']}"
     table = Table("who", "seconds", "interp is faster by", "max |difference|", title=title)

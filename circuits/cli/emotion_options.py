@@ -132,9 +132,7 @@ class Compared:
         if self.judge_url is None or self.judge_name is None:
             return None
         key = os.environ.get("INTERP_JUDGE_KEY")
-        judge = EndpointJudge(self.judge_url, self.judge_name, key)
-        judge.check()
-        return judge
+        return EndpointJudge(self.judge_url, self.judge_name, key).checked()
 
 
 def say(stage: str, done: int, total: int) -> None:

@@ -62,8 +62,7 @@ class FeatureStatistics:
 
     def normalised(self, z: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
         """Each coordinate with mean 0 and deviation 1 over the sample."""
-        deviation = (self.squares / max(1, self.n - 1)).sqrt()
-        return (z - self.mean) / (deviation + EPS)
+        return (z - self.mean) / ((self.squares / max(1, self.n - 1)).sqrt() + EPS)
 
 
 @brief

@@ -113,5 +113,4 @@ def _ace(name: str, at: LayerSelection) -> Method:
         return Method(name, (_two_hop(at.value), _pmet(at.query)))
     # the released code: single-hop prompts, one target at the last layer, attention written too
     both, groups = (*at.query, *at.value), (len(at.query), len(at.value))
-    stage = replace(_pmet(both), groups=groups, writes=("z", "mlp_post"))
-    return Method(name, (stage,))
+    return Method(name, (replace(_pmet(both), groups=groups, writes=("z", "mlp_post")),))

@@ -343,7 +343,6 @@ def compare(
     record = settings.model_dump(mode="json", exclude={"model"})
     options = record | identity(model) | {"texts": fingerprint(texts)}
     if endpoint:
-        endpoint.check()
         options["endpoint"] = [endpoint.url, endpoint.name]
     options["conditions"] = {condition.name: condition.digest for condition in conditions}
     verb = "emotion evaluate" if found else "emotion elicit"

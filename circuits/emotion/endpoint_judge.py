@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Self
 
 import httpx
 import numpy as np
@@ -23,10 +23,8 @@ ASKED = (
 )
 AT_ONCE = 8
 """Requests under way at a time."""
-BUSY = (429, 503)
-"""Statuses of a server that wants to be asked later."""
 PAUSES = (1, 2, 4, 8, 16, 32)
-"""Seconds before a busy server is asked again; then it counts as refusing."""
+"""Seconds before a busy server (429, 503) is asked again; then it counts as refusing."""
 
 
 @dataclass
@@ -65,10 +63,11 @@ class EndpointJudge:
         codes = [LABELS.index(labels[text] or NEUTRAL) for text in texts]
         return np.eye(len(LABELS))[codes]
 
-    def check(self) -> None:
-        """Ask once, so that a wrong address is known before replies are written; `ModelError`."""
+    def checked(self) -> Self:
+        """Itself, asked once, so that a wrong address is known beforehand; `ModelError`."""
         with self._client() as client:
             self._ask(client, "Hello.")
+        return self
 
     def _client(self) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
@@ -81,8 +80,12 @@ class EndpointJudge:
             "temperature": 0,
             "max_tokens": 8,
         }
+        url, pauses = f"{self.url.rstrip('/')}/chat/completions", iter(PAUSES)
         try:
-            got = self._post(client, body)
+            while (got := client.post(url, json=body)).status_code in (429, 503) and (
+                pause := next(pauses, None)
+            ):
+                time.sleep(pause)
             got.raise_for_status()
             return str(got.json()["choices"][0]["message"]["content"])
         except httpx.HTTPError as error:
@@ -93,17 +96,6 @@ class EndpointJudge:
             f"the judge {shown(self.name)} at {shown(self.url)} did not answer: {why}. Check "
             "address, name and key."
         )
-
-    def _post(self, client: httpx.Client, body: dict[str, Any]) -> httpx.Response:
-        """The response, once the server is no longer busy or the pauses are over."""
-        url = f"{self.url.rstrip('/')}/chat/completions"
-        got = client.post(url, json=body)
-        for pause in PAUSES:
-            if got.status_code not in BUSY:
-                break
-            time.sleep(pause)
-            got = client.post(url, json=body)
-        return got
 
 
 def label_in(answer: str) -> str | None:

@@ -127,8 +127,7 @@ def resample_ablation(
     a counterpart has another length, or a prompt no other of its length.
     """
     rows = as_prompts(model, prompts)
-    shifted = counterparts is None
-    others = _derangement(rows, seed) if shifted else as_prompts(model, counterparts)
+    others = _derangement(rows, seed) if counterparts is None else as_prompts(model, counterparts)
     lengths = [[len(row.ids) for row in side] for side in (rows, others)]
     if lengths[0] != lengths[1]:
         raise PlanError(
