@@ -7,6 +7,7 @@ product with the scores of every prompt, which are computed once.
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 
@@ -21,12 +22,14 @@ Weights = Float[np.ndarray, "sample prompt"]
 
 def top_members(sizes: Float[np.ndarray, "row component"], n: int) -> Bool[np.ndarray, "row c"]:
     """The `n` largest of each row; of equal ones the first, as a stable sort has them."""
-    if not 0 < n <= sizes.shape[1] or np.isnan(sizes).any():
+    count = sizes.shape[1]
+    top = torch.from_numpy(sizes).topk(n if 0 < n <= count else count).values.numpy()
+    if top.shape[1] != n or np.isnan(top).any():  # a missing score counts as the largest there
         raise StatisticsError(
-            f"the top {n} of {sizes.shape[1]} components, {int(np.isnan(sizes).sum())} scores "
-            "missing; choose some of them, and give each a score."
+            f"the top {n} of {count} components, {int(np.isnan(sizes).sum())} scores missing; "
+            "choose some of them, and give each a score."
         )
-    least = np.partition(sizes, -n, axis=1)[:, -n, None]
+    least = top[:, -1:]
     chosen, tied = sizes > least, sizes == least
     missing = n - chosen.sum(1)
     for row in np.flatnonzero(tied.sum(1) > missing):
@@ -116,4 +119,4 @@ def _summed(scores: PerPrompt, weights: Weights, absolute: bool) -> Iterator[np.
     step = max(1, AT_ONCE // scores.shape[1])
     for start in range(0, len(weights), step):
         sums = weights[start : start + step].astype(scores.dtype) @ scores
-        yield np.abs(sums) if absolute else sums
+        yield np.abs(sums, out=sums) if absolute else sums
