@@ -91,7 +91,7 @@ def centred(x: Float[Tensor, "group emotion ..."]) -> Float[Tensor, "group emoti
 def states(
     model: Model, groups: Sequence[EmotionGroup], progress: Progress | None = None
 ) -> States:
-    """Run every prompt of the groups once; what a group's prompts begin with runs once for all.
+    """Run every prompt of the groups once; what several prompts begin with runs once for all.
 
     Raises:
         DataError: there is no group, or one lacks an emotion.
@@ -106,8 +106,7 @@ def states(
                 f"each of {', '.join(EMOTIONS)}, and incomplete groups are to be left out."
             )
     prompts = [one for group in groups for one in group.prompts]
-    families = [range(g * n, (g + 1) * n) for g in range(len(groups))]
-    found = last_activations(model, prompts, families, progress)
+    found = last_activations(model, prompts, progress)
     return States(
         **{name: found[name].unflatten(0, (len(groups), n)) for name in TENSORS},
         themes=tuple(group.theme for group in groups),

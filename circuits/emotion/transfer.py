@@ -167,7 +167,7 @@ def vignette_states(
     """States after each block at the last token of the prompt around each vignette."""
     texts = [EmotionPrompt(frames.vignette.format(text=one.text)) for one in vignettes]
     prompts = [token_prompt(model, text) for text in texts]
-    return last_activations(model, prompts, progress=progress)["resid_post"]
+    return last_activations(model, prompts, progress)["resid_post"]
 
 
 def read_vignettes(

@@ -1,9 +1,9 @@
 """Runs that are read, or changed, at prompts' last tokens alone.
 
-`last_activations` reads every layer in one forward per prompt; what a family of prompts begins
-with (one text, six emotions named at its end) runs once. `final_states` runs prompts under many
-plans: a prompt runs once, and each plan is one more token that reads the prompt's keys and values
-and joins the batch in the first layer that the plan changes.
+`last_activations` reads every layer in one forward per prompt; what several prompts begin with
+(one text, six emotions named at its end; one system turn, many texts) runs once. `final_states`
+runs prompts under many plans: a prompt runs once, and each plan is one more token that reads the
+prompt's keys and values and joins the batch in the first layer that the plan changes.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +39,6 @@ Reduce = Callable[[Float[Tensor, "prompt row d_model"]], Float[Tensor, "prompt r
 def last_activations(
     model: Model,
     prompts: Sequence[TokenPrompt],
-    families: Sequence[Sequence[int]] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Float[Tensor, "prompt layer *features"]]:
     """What every layer computes at prompts' last tokens, on the CPU in fp32.
@@ -47,9 +46,7 @@ def last_activations(
     Args:
         model: the model; `PlanError` where it lacks a site.
         prompts: in tokens.
-        families: prompt numbers in groups that are likely to begin alike; each prompt once. By
-            default every prompt is its own family.
-        progress: called with (families done, families in all).
+        progress: called with (prompts done, prompts in all).
 
     Returns:
         ``resid_mid``: the stream after attention (of a parallel block its input + attention
@@ -58,29 +55,47 @@ def last_activations(
     """
     for name in SITES_READ:
         model.site(name)
-    given = [[i] for i in range(len(prompts))] if families is None else families
-    shared = [0] * len(prompts)
-    for family in given:
-        for i in family:
-            shared[i] = common_prefix([prompts[j] for j in family]) if len(family) > 1 else 0
+    budget = default_budget(model)
+    families, shared = _alike(prompts, budget)
 
     def size(family: Sequence[int]) -> tuple[int, int]:
         """Longest rest, and longest beginning."""
         return max(len(prompts[i].ids) - shared[i] for i in family), shared[family[0]]
 
-    order = sorted(given, key=size, reverse=True)
+    order = sorted(families, key=size, reverse=True)
     parts: list[dict[str, Tensor]] = []
-    budget, done = default_budget(model), 0
+    done = read = 0
     while done < len(order):
         rest, beginning = size(order[done])
         group = order[done : done + max(1, budget // (beginning + rest * len(order[done])))]
         rows = [i for family in group for i in family]
         parts.append(_read(model, [prompts[i] for i in rows], [shared[i] for i in rows]))
-        done += len(group)
+        done, read = done + len(group), read + len(rows)
         if progress:
-            progress(done, len(order))
+            progress(read, len(prompts))
     back = torch.tensor([i for family in order for i in family]).argsort()
     return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
+
+
+def _alike(prompts: Sequence[TokenPrompt], budget: int) -> tuple[list[list[int]], dict[int, int]]:
+    """Prompts in families that begin alike, and how many first tokens each shares.
+
+    In the order of their tokens a prompt joins the family before it unless fewer tokens would then
+    be read once for all, or the family would be longer than `budget` tokens.
+    """
+    families: list[list[int]] = []
+    shared: dict[int, int] = {}
+    for i in sorted(range(len(prompts)), key=lambda i: prompts[i].ids):
+        own = families[-1] if families else []
+        both = common_prefix([prompts[own[0]], prompts[i]]) if own else 0  # as all between have
+        saved = max(0, len(own) - 1) * shared[own[0]] if own else 0
+        if both and len(own) * both >= saved and (len(own) + 1) * len(prompts[i].ids) <= budget:
+            own.append(i)
+            shared |= dict.fromkeys(own, both)
+        else:
+            families.append([i])
+            shared[i] = 0
+    return families, shared
 
 
 def _read(

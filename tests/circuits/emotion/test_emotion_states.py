@@ -16,7 +16,7 @@ from circuits.emotion.emotion_circuit import EmotionCircuit, SiteVectors
 from circuits.emotion.states import EmotionGroup, States, centred, groups_of, states
 from interp.data.prompts import TokenPrompt
 from interp.errors import DataError, StatisticsError
-from interp.interventions.last_token import last_activations
+from interp.interventions.last_token import _alike, last_activations
 from interp.model.model import Model
 from interp.results import storage
 
@@ -90,6 +90,25 @@ def test_prompts_alone_are_families_of_one():
     torch.testing.assert_close(
         found["resid_post"][1], naive(model, (8,), "resid_post"), atol=1e-4, rtol=1e-4
     )
+
+
+def test_prompts_that_begin_alike_share_what_saves_most():
+    texts = [(1, 2, 3, 4, 5, 9), (1, 2, 3, 4, 5, 8), (1, 2, 6, 7), (1, 2, 6, 8), (4, 4), (1, 2, 3)]
+    prompts = [TokenPrompt(ids) for ids in texts]
+    families, shared = _alike(prompts, 100)
+    # as one family the five save 4 x 2 tokens; the two pairs alone would save 5 + 3
+    assert [shared[i] for i in range(6)] == [2, 2, 2, 2, 0, 2]
+    assert sorted(map(sorted, families)) == [[0, 1, 2, 3, 5], [4]]
+    families, shared = _alike(prompts[:4], 12)  # no family of more than 12 tokens
+    assert sorted(map(sorted, families)) == [[0, 1], [2, 3]]
+    assert [shared[i] for i in range(4)] == [5, 5, 3, 3]
+    model, done = tiny("qwen2"), list[tuple[int, int]]()
+    found = last_activations(model, prompts, lambda *told: done.append(told))
+    assert done[-1] == (6, 6)
+    for i, ids in enumerate(texts):
+        torch.testing.assert_close(
+            found["resid_post"][i], naive(model, ids, "resid_post"), atol=1e-4, rtol=1e-4
+        )
 
 
 def test_states_are_cut_and_saved(tmp_path: Path):
