@@ -124,12 +124,7 @@ def main() -> None:
 
 
 def ranks(
-    model: Any,
-    found: PromptPairs,
-    scores: EdgeScores,
-    exact: Any,
-    rows: list[int],
-    effects: Any,
+    model: Any, found: PromptPairs, scores: EdgeScores, exact: Any, rows: list[int], effects: Any
 ) -> dict[str, Any]:
     """Spearman correlations with exact patching of nodes and of the sampled edges."""
     nodes = attribute_nodes(model, found, scores.method).mean().values

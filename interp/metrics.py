@@ -169,9 +169,7 @@ _registered: dict[str, tuple[Callable[..., Any], Metric]] = {}
 
 
 def metric(
-    name: str | None = None,
-    unit: str | None = None,
-    reads: Literal["logits", "answers"] = "logits",
+    name: str | None = None, unit: str | None = None, reads: Literal["logits", "answers"] = "logits"
 ) -> Callable[[F], F]:
     """Decorator: make a function a metric, which may then be given by its name or itself.
 

@@ -4,20 +4,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from circuits.emotion import (
-    EMOTIONS,
-    LABELS,
-    load_frames,
-    load_scenarios,
-)
+from circuits.emotion import EMOTIONS, LABELS, load_frames, load_scenarios
 from circuits.emotion.emotion_comparison import EmotionComparison
 from circuits.emotion.emotion_metrics import judged
-from circuits.emotion.emotion_settings import (
-    CircuitSize,
-    Decoding,
-    EmotionSettings,
-    ReplyCriteria,
-)
+from circuits.emotion.emotion_settings import CircuitSize, Decoding, EmotionSettings, ReplyCriteria
 from circuits.emotion.prompts import EmotionPrompt, ReplyPrompts
 from circuits.emotion.texts import Situation
 from interp.interventions.plan import Add, Plan

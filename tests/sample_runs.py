@@ -16,16 +16,7 @@ from affect_samples import vectors as made_vectors
 from bridge_examples import TEMPLATE, written_facts
 from chat_examples import chat_model
 from conftest import interp_pairs, tiny, word_pairs
-from emotion_samples import (
-    CRITERIA,
-    SCENARIOS,
-    SETTINGS,
-    SHORT,
-    TEXTS,
-    Small,
-    Spelled,
-    steered,
-)
+from emotion_samples import CRITERIA, SCENARIOS, SETTINGS, SHORT, TEXTS, Small, Spelled, steered
 from emotion_samples import comparison as comparison_of_emotions
 from graph_samples import hand_made
 from patch_examples import LEFT_OUT, small

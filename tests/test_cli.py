@@ -78,10 +78,7 @@ def test_models_are_listed(capsys: pytest.CaptureFixture):
 
 
 def test_a_sweep_of_real_weights_from_pairs_to_page(
-    tmp_path: Path,
-    smollm: Model,
-    capsys: pytest.CaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, smollm: Model, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(interp, "load_model", lambda name, **options: {smollm.name: smollm}[name])
     out = tmp_path / "runs" / "first"

@@ -20,10 +20,7 @@ import interp
 from circuits.cli.app import run
 from circuits.discovery import Circuit
 from circuits.editing.evaluation import load_cases
-from circuits.emotion import (
-    EmotionRecipe,
-    load_frames,
-)
+from circuits.emotion import EmotionRecipe, load_frames
 from circuits.emotion.emotion_settings import SteeringDose
 from circuits.recall_reasoning.cells import load_data
 from circuits.recall_reasoning.settings import StudySettings, load_recipe
@@ -163,10 +160,7 @@ def test_lines_are_ended_by_newlines_alone(tmp_path: Path):
         ("[NaN]", "f: NaN is not a number of JSON"),
         ("[-Infinity]", "f: -Infinity is not a number"),
         ("[1e999]", "f: 1e999 is too large"),
-        (
-            "9" * 5000,
-            "f: 9+...9+ is too large; whole numbers have up to 18 digits",
-        ),
+        ("9" * 5000, "f: 9+...9+ is too large; whole numbers have up to 18 digits"),
         ("-" + "9" * 19, "f: -9999999999999999999 is too large"),
         ("[" * 65 + "]" * 65, "f: lists or objects are nested more than 64 deep"),
         ("[" * 10**6, "f: lists or objects are nested more than 64 deep"),

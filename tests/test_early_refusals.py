@@ -39,7 +39,7 @@ WRONG = {
     "edit evaluate": ["edit", "evaluate", *MODEL, "--cases", NONE],
     "edit sequence": ["edit", "sequence", *MODEL, "--cases", NONE],
     "edit sequence --neutral": [
-        *("edit", "sequence", *MODEL, "--cases", "multihop_chains", "--neutral", NONE),
+        *("edit", "sequence", *MODEL, "--cases", "multihop_chains", "--neutral", NONE)
     ],
     "edit place": ["edit", "place", *MODEL, "--cases", NONE, "--out", "p"],
     "emotion circuit": ["emotion", "circuit", *MODEL, "--events", NONE, "--out", "d"],
@@ -48,12 +48,12 @@ WRONG = {
     "emotion vectors --texts": ["emotion", "vectors", *MODEL, "--texts", NONE, "--out", "v"],
     "emotion map": ["emotion", "map", "v", "--norms", NONE],
     "emotion choices": [
-        *("emotion", "choices", "v", *MODEL, "--emotions", "joy", "--questions", NONE),
+        *("emotion", "choices", "v", *MODEL, "--emotions", "joy", "--questions", NONE)
     ],
     "emotion tokens": ["emotion", "tokens", "v", *MODEL, "--emotions", "joy", "--chat", NONE],
     "recall-reasoning run": ["recall-reasoning", "run", *MODEL, "--neutral", NONE, "--out", "r"],
     "recall-reasoning replicate": [
-        *("recall-reasoning", "replicate", *MODEL, "--published", NONE, "--out", "r"),
+        *("recall-reasoning", "replicate", *MODEL, "--published", NONE, "--out", "r")
     ],
 }
 

@@ -195,10 +195,7 @@ def possession(rng: random.Random) -> Iterator[Row]:
         return f"the {pair[1]} of the {pair[0]} is {particle} {' '.join(said)}."
 
     listed = [f"{x} is {word[x]}." for x in rng.sample((*owners, *things), 4)]
-    for form, pair in (
-        ("recall", (owners[1], things[1])),
-        ("reasoning", (owners[0], things[1])),
-    ):
+    for form, pair in (("recall", (owners[1], things[1])), ("reasoning", (owners[0], things[1]))):
         asked = f"the {pair[1]} of the {pair[0]} is {particle}"
         texts = [
             " ".join([*listed, *(phrase(p, f) for p in seen), asked]) for f in (first, not first)

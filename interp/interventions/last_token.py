@@ -37,9 +37,7 @@ Reduce = Callable[[Float[Tensor, "prompt row d_model"]], Float[Tensor, "prompt r
 
 @torch.no_grad()
 def last_activations(
-    model: Model,
-    prompts: Sequence[TokenPrompt],
-    progress: Progress | None = None,
+    model: Model, prompts: Sequence[TokenPrompt], progress: Progress | None = None
 ) -> dict[str, Float[Tensor, "prompt layer *features"]]:
     """What every layer computes at prompts' last tokens, on the CPU in fp32.
 
@@ -84,17 +82,16 @@ def _alike(prompts: Sequence[TokenPrompt], budget: int) -> tuple[list[list[int]]
     be read once for all, or the family would be longer than `budget` tokens.
     """
     families: list[list[int]] = []
-    shared: dict[int, int] = {}
-    for i in sorted(range(len(prompts)), key=lambda i: prompts[i].ids):
-        own = families[-1] if families else []
-        both = common_prefix([prompts[own[0]], prompts[i]]) if own else 0  # as all between have
-        saved = max(0, len(own) - 1) * shared[own[0]] if own else 0
-        if both and len(own) * both >= saved and (len(own) + 1) * len(prompts[i].ids) <= budget:
+    shared = dict.fromkeys(range(len(prompts)), 0)
+    for i in sorted(shared, key=lambda i: prompts[i].ids):
+        own = families[-1] if families else [i]
+        both = common_prefix([prompts[own[0]], prompts[i]])  # as all between have
+        fewer = not both or len(own) * both < (len(own) - 1) * shared[own[0]]
+        if not families or fewer or (len(own) + 1) * len(prompts[i].ids) > budget:
+            families.append([i])
+        else:
             own.append(i)
             shared |= dict.fromkeys(own, both)
-        else:
-            families.append([i])
-            shared[i] = 0
     return families, shared
 
 

@@ -242,12 +242,7 @@ def abilities(
 
 
 def measured(
-    model: Model,
-    facts: Sequence[EditedFact],
-    changes: Changes,
-    data: ChainFacts,
-    k: int,
-    seed: int,
+    model: Model, facts: Sequence[EditedFact], changes: Changes, data: ChainFacts, k: int, seed: int
 ) -> tuple[pd.DataFrame, Counter[str]]:
     """All questions of an edit's facts under `CONDITIONS`, and what was left out, by reason.
 
@@ -272,12 +267,7 @@ def measured(
 
 
 def card(
-    model: Model,
-    edit: Edit,
-    *,
-    old: Sequence[str] = (),
-    n: int = N_QUESTIONS,
-    seed: int = 0,
+    model: Model, edit: Edit, *, old: Sequence[str] = (), n: int = N_QUESTIONS, seed: int = 0
 ) -> EditCard:
     """Measure what an edit does to a model: what a person should know before trusting it.
 

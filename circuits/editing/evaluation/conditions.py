@@ -27,13 +27,7 @@ from circuits.editing.evaluation.control_questions import (
     preserved_of,
 )
 from circuits.editing.evaluation.demonstrations import SHOTS, Shots
-from circuits.editing.evaluation.edited_models import (
-    Ask,
-    asking,
-    drift,
-    generations,
-    ngram_entropy,
-)
+from circuits.editing.evaluation.edited_models import Ask, asking, drift, generations, ngram_entropy
 from circuits.editing.evaluation.fact_questions import EditedFact, ask_facts, fact_scores
 from circuits.editing.evaluation.multihop_metrics import CaseQuestion, case_questions, row
 from circuits.editing.evaluation.single_edits import ASK, N_OTHERS, N_TOKENS, EditedModels

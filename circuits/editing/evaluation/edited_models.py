@@ -199,10 +199,7 @@ def can_compare(model: Model, ask: Ask, options: Sequence[str]) -> bool:
 
 @torch.no_grad()
 def option_log_p(
-    model: Model,
-    asks: Sequence[Ask],
-    options: Sequence[Sequence[str]],
-    edits: Sequence[Changes],
+    model: Model, asks: Sequence[Ask], options: Sequence[Sequence[str]], edits: Sequence[Changes]
 ) -> list[list[float]]:
     """Per ask, the mean log-probability per token, in nats, of each of its options as the reply.
 

@@ -18,12 +18,7 @@ from circuits.editing.change import Changes
 from circuits.editing.evaluation.answers import Answer, short_answer
 from circuits.editing.evaluation.control_questions import KnownQuestion
 from circuits.editing.evaluation.demonstrations import SHOTS
-from circuits.editing.evaluation.edited_models import (
-    Ask,
-    can_compare,
-    generations,
-    option_log_p,
-)
+from circuits.editing.evaluation.edited_models import Ask, can_compare, generations, option_log_p
 from circuits.editing.evaluation.statements import (
     BLANK,
     blanked,

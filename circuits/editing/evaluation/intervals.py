@@ -17,9 +17,7 @@ LABELS = ("condition", "seed", "case", "cluster", "position", "n_hops", "n_edits
 
 
 def summary(
-    scores: pd.DataFrame,
-    by: Sequence[str] = (),
-    harmonic: tuple[str, Sequence[str]] | None = None,
+    scores: pd.DataFrame, by: Sequence[str] = (), harmonic: tuple[str, Sequence[str]] | None = None
 ) -> pd.DataFrame:
     """Mean of every metric over cases, with a 95 % bootstrap interval over clusters.
 

@@ -24,12 +24,7 @@ from circuits.editing.evaluation.fact_questions import FACT_METRICS, unformed
 from circuits.editing.evaluation.figures import AGREEMENT
 from circuits.editing.evaluation.implicit_names import with_names
 from circuits.editing.evaluation.multihop_metrics import Match
-from circuits.editing.evaluation.run_setup import (
-    Progress,
-    passages_of,
-    run_options,
-    templates_of,
-)
+from circuits.editing.evaluation.run_setup import Progress, passages_of, run_options, templates_of
 from circuits.editing.layer_selection import LayerSelection, selection_for
 from circuits.editing.methods import BASELINES
 from circuits.editing.presets import preset, refuse_unknown

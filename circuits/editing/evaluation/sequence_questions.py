@@ -130,12 +130,7 @@ def _about(i: int, case: Any, shots: Shots) -> list[SequenceQuestion]:
 
 
 def _known(
-    model: Model,
-    cases: Cases[Any],
-    edited: set[tuple[str, ...]],
-    n: int,
-    shots: Shots,
-    seed: int,
+    model: Model, cases: Cases[Any], edited: set[tuple[str, ...]], n: int, shots: Shots, seed: int
 ) -> tuple[QuestionPool, list[SequenceQuestion]]:
     """Single facts about other subjects that the model knows: controls, and what is preserved.
 

@@ -20,12 +20,7 @@ from circuits.editing.editor import computed, moments_for
 from circuits.editing.evaluation.answers import short_answer
 from circuits.editing.evaluation.cases import Cases
 from circuits.editing.evaluation.edited_models import generations, moved, text_log_p
-from circuits.editing.evaluation.run_setup import (
-    Progress,
-    passages_of,
-    run_options,
-    templates_of,
-)
+from circuits.editing.evaluation.run_setup import Progress, passages_of, run_options, templates_of
 from circuits.editing.evaluation.sequence_questions import SequencePlan, sequence_plan
 from circuits.editing.evaluation.sequence_result import EditSequences
 from circuits.editing.evaluation.sequence_settings import SequenceSettings

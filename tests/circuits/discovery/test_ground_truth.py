@@ -9,14 +9,7 @@ import pytest
 import torch
 
 import interp
-from circuits.discovery import (
-    Evaluator,
-    acdc,
-    all_edges,
-    criteria,
-    edge_pruning,
-    of_edges,
-)
+from circuits.discovery import Evaluator, acdc, all_edges, criteria, edge_pruning, of_edges
 from circuits.discovery.evaluator import prepared
 from circuits.discovery.ground_truth import program_contrast, validate_methods
 from interp.attribution.attribute import edges_by

@@ -10,11 +10,7 @@ import pytest
 from conftest import tiny
 
 import interp
-from circuits.emotion import (
-    EMOTIONS,
-    load_frames,
-    load_scenarios,
-)
+from circuits.emotion import EMOTIONS, load_frames, load_scenarios
 from circuits.emotion.circuit_effects import (
     CircuitSet,
     circuit_effects,

@@ -12,13 +12,7 @@ import torch
 from conftest import tiny
 from emotion_samples import CRITERIA, SHORT, TEXTS, Small, Spelled, comparison, row, steered
 
-from circuits.emotion import (
-    EMOTIONS,
-    LABELS,
-    load_frames,
-    load_replies,
-    load_scenarios,
-)
+from circuits.emotion import EMOTIONS, LABELS, load_frames, load_replies, load_scenarios
 from circuits.emotion.emotion_comparison import evaluate
 from circuits.emotion.emotion_metrics import judged, measure, nll, presentable, with_criteria
 from circuits.emotion.prompts import ReplyPrompts, token_prompt

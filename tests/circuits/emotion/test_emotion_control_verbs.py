@@ -12,12 +12,7 @@ from test_emotion_verbs import Flat
 from test_endpoint_judge import by_lexicon, serving
 
 from circuits.cli.app import run
-from circuits.emotion import (
-    EmotionComparison,
-    EmotionRecipe,
-    EmotionTexts,
-    judges,
-)
+from circuits.emotion import EmotionComparison, EmotionRecipe, EmotionTexts, judges
 from circuits.emotion.emotion_settings import FOLDER
 from interp.errors import DataError
 from interp.loading import builtin

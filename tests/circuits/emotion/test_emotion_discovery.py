@@ -10,27 +10,16 @@ from conftest import tiny
 from emotion_samples import SCENARIOS, SETTINGS
 from test_emotion_states import GROUPS
 
-from circuits.emotion import (
-    EMOTIONS,
-    load_frames,
-    load_replies,
-)
+from circuits.emotion import EMOTIONS, load_frames, load_replies
 from circuits.emotion.components import normed
 from circuits.emotion.directions import Directions, window_layers
 from circuits.emotion.discovery import discover, neutral_prompts
 from circuits.emotion.emotion_settings import EmotionSettings
-from circuits.emotion.prompts import (
-    Frames,
-    ReplyPrompts,
-)
+from circuits.emotion.prompts import Frames, ReplyPrompts
 from circuits.emotion.result import EmotionDiscovery
 from circuits.emotion.selection import Budget, overlap_table, top_units
 from circuits.emotion.states import States, centred, demonstration_groups, reply_groups, states
-from circuits.emotion.texts import (
-    NEUTRAL,
-    Vignette,
-    situations,
-)
+from circuits.emotion.texts import NEUTRAL, Vignette, situations
 from circuits.emotion.transfer import (
     Reading,
     across,

@@ -6,10 +6,7 @@ import pytest
 import torch
 from test_emotion_discovery import planted
 
-from circuits.emotion import (
-    EMOTIONS,
-    Directions,
-)
+from circuits.emotion import EMOTIONS, Directions
 from circuits.emotion.directions import projections, shown_layers
 from circuits.emotion.figures import (
     plot_circuits,

@@ -6,10 +6,7 @@ import torch
 from conftest import tiny
 from emotion_samples import SHORT, TEXTS, Small
 
-from circuits.emotion import (
-    LABELS,
-    load_scenarios,
-)
+from circuits.emotion import LABELS, load_scenarios
 from circuits.emotion.emotion_metrics import presentable
 from circuits.emotion.judges import (
     BEFORE,
@@ -24,12 +21,7 @@ from circuits.emotion.judges import (
 )
 from circuits.emotion.replies import plain_replies, read_all, replies
 from circuits.emotion.steering import Condition
-from circuits.emotion.texts import (
-    LabelledReply,
-    Reply,
-    Verdict,
-    load_labelled,
-)
+from circuits.emotion.texts import LabelledReply, Reply, Verdict, load_labelled
 from interp.errors import DataError
 
 WORDS = dict(zip(LABELS, ["grr", "alas", "hooray", "eek", "whoa", "ugh", "table"], strict=True))

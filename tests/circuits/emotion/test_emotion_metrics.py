@@ -5,9 +5,7 @@ import math
 import pytest
 from conftest import ROOT
 
-from circuits.emotion import (
-    load_replies,
-)
+from circuits.emotion import load_replies
 from circuits.emotion.emotion_metrics import distinct_bigrams, reply_form
 
 

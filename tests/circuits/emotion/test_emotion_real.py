@@ -2,17 +2,9 @@
 
 import pytest
 
-from circuits.emotion import (
-    Directions,
-    load_frames,
-    load_scenarios,
-)
+from circuits.emotion import Directions, load_frames, load_scenarios
 from circuits.emotion.components import ComponentScores, component_scores
-from circuits.emotion.states import (
-    States,
-    groups_of,
-    states,
-)
+from circuits.emotion.states import States, groups_of, states
 from circuits.emotion.texts import interleaved
 from circuits.emotion.transfer import left_out, read_groups
 from interp.model.model import Model

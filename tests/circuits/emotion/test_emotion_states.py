@@ -8,10 +8,7 @@ import torch
 from conftest import hooks_left, tiny
 
 import interp
-from circuits.emotion import (
-    load_frames,
-    load_scenarios,
-)
+from circuits.emotion import load_frames, load_scenarios
 from circuits.emotion.emotion_circuit import EmotionCircuit, SiteVectors
 from circuits.emotion.states import EmotionGroup, States, centred, groups_of, states
 from interp.data.prompts import TokenPrompt

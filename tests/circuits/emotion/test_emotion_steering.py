@@ -8,12 +8,7 @@ import pytest
 import torch
 from conftest import tiny
 
-from circuits.emotion.emotion_circuit import (
-    EmotionCircuit,
-    SiteVectors,
-    random_circuits,
-    shifted,
-)
+from circuits.emotion.emotion_circuit import EmotionCircuit, SiteVectors, random_circuits, shifted
 from circuits.emotion.emotion_settings import CircuitDose, Doses, SteeringDose
 from circuits.emotion.steering import (
     Condition,

@@ -8,20 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from circuits.emotion import (
-    EMOTIONS,
-    LABELS,
-    load_frames,
-    load_replies,
-    load_scenarios,
-)
-from circuits.emotion.texts import (
-    THEMES,
-    VALENCES,
-    load_labelled,
-    load_verdicts,
-    load_vignettes,
-)
+from circuits.emotion import EMOTIONS, LABELS, load_frames, load_replies, load_scenarios
+from circuits.emotion.texts import THEMES, VALENCES, load_labelled, load_verdicts, load_vignettes
 from interp.errors import DataError
 
 DATA = ROOT / "datasets"

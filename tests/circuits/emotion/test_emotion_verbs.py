@@ -9,10 +9,7 @@ from conftest import ROOT, tiny_hf
 from test_cli import last_json, saved
 
 from circuits.cli.app import run
-from circuits.emotion import (
-    LABELS,
-    emotion_comparison,
-)
+from circuits.emotion import LABELS, emotion_comparison
 
 DATA = ["--datasets", str(ROOT / "datasets"), "--limit", "8"]
 

@@ -87,8 +87,7 @@ def test_unclear_answers_are_neutral_and_counted_as_often_as_they_stand():
 
 
 @pytest.mark.parametrize(
-    ("answer", "label"),
-    [("Fear", "fear"), ("  disgust.\n", "disgust"), ("", None), ("joy", None)],
+    ("answer", "label"), [("Fear", "fear"), ("  disgust.\n", "disgust"), ("", None), ("joy", None)]
 )
 def test_label_in(answer: str, label: str | None):
     assert label_in(answer) == label

@@ -13,11 +13,7 @@ import pytest
 from graph_samples import hand_made, large, recorded, without_corrupt
 
 from circuits.explanation import AttributionGraph
-from circuits.explanation.circuit_tracer import (
-    edited,
-    read_circuit_tracer,
-    write_circuit_tracer,
-)
+from circuits.explanation.circuit_tracer import edited, read_circuit_tracer, write_circuit_tracer
 from circuits.explanation.tracer_records import to_circuit_tracer
 from interp.errors import DataError
 

@@ -10,11 +10,7 @@ import torch
 from conftest import ROOT, tiny
 from planted_recall import planted, planted_data
 
-from circuits.recall_reasoning.probes import (
-    back_patching,
-    knock_out,
-    memory_heads,
-)
+from circuits.recall_reasoning.probes import back_patching, knock_out, memory_heads
 from circuits.recall_reasoning.published import (
     LastToken,
     Replication,

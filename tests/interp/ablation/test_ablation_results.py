@@ -19,13 +19,7 @@ from interp.ablation.controls import matched_sets, write_norms
 from interp.ablation.readouts import WINDOW, windows
 from interp.data.pairs import tokenise
 from interp.data.prompts import prompts_of
-from interp.errors import (
-    DataError,
-    InterpError,
-    PlanError,
-    RunFolderError,
-    StatisticsError,
-)
+from interp.errors import DataError, InterpError, PlanError, RunFolderError, StatisticsError
 from interp.forward.hooks import hooked
 from interp.model.components import (
     ComponentSet,

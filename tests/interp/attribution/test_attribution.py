@@ -13,11 +13,7 @@ from interp.attribution.attribute import attribute, attribute_edges, attribute_n
 from interp.attribution.backward_rules import log_mean
 from interp.attribution.contrast import Contrast, contrasts
 from interp.attribution.edges import ig_activation_scores
-from interp.attribution.estimators import (
-    ESTIMATORS,
-    estimator_named,
-    linearise,
-)
+from interp.attribution.estimators import ESTIMATORS, estimator_named, linearise
 from interp.attribution.exact import exact_edges, exact_nodes
 from interp.attribution.nodes import (
     NODE_SITES,

@@ -8,11 +8,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from interp.errors import StatisticsError
-from interp.statistics import (
-    auroc,
-    jaccard,
-    spearman,
-)
+from interp.statistics import auroc, jaccard, spearman
 
 NAN = np.nan
 
@@ -69,10 +65,7 @@ def test_auroc_by_hand():
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    scores=arrays(float, 15, elements=st.integers(0, 6).map(float)),
-    labels=arrays(bool, 15),
-)
+@given(scores=arrays(float, 15, elements=st.integers(0, 6).map(float)), labels=arrays(bool, 15))
 def test_auroc_is_the_mann_whitney_statistic(scores: np.ndarray, labels: np.ndarray):
     assume(labels.any() and not labels.all())
     u = stats.mannwhitneyu(scores[labels], scores[~labels]).statistic

@@ -177,8 +177,7 @@ def test_a_card_of_an_edit_that_is_applied_is_the_same_and_leaves_it(model, edit
 def test_pairs_about_an_edited_subject_are_left_out_and_counted(model, monkeypatch):
     monkeypatch.setattr(card_measurement, "ABILITIES", ("country_capitals",))
     one = card_measurement.EditedFact(
-        FACT,
-        *(card_measurement.Answer(name) for name in ("w40", "w41", "France")),
+        FACT, *(card_measurement.Answer(name) for name in ("w40", "w41", "France"))
     )
     rows, missing = card_measurement.abilities(model, [one], {"unedited": ()})
     assert len(rows) == card_measurement.N_ABILITY

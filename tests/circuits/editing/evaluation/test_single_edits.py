@@ -246,11 +246,7 @@ def ripple_by_loops(case, now: Loops, then: Loops) -> dict[str, float]:
 @pytest.mark.parametrize("condition", ["none", "prompt-only"])
 @pytest.mark.parametrize("name", ["counterfact", "zsre", "zsre_rome", "ripple_edits", "knowedit"])
 def test_every_metric_is_what_plain_loops_give(
-    model: Model,
-    files: dict[str, Path],
-    compared: dict[str, Comparison],
-    name: str,
-    condition: str,
+    model: Model, files: dict[str, Path], compared: dict[str, Comparison], name: str, condition: str
 ):
     scores = compared[name].scores().query("condition == @condition").set_index("case")
     n_tokens = N_TOKENS.get(name, N_OTHERS)
