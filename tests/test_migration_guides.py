@@ -87,7 +87,7 @@ class Bridges:
         self.model = model
 
     def boot_transformers(self, name: str) -> Any:
-        assert name == "HuggingFaceTB/SmolLM2-135M"
+        assert name == "HuggingFaceTB/SmolLM2-135M-Instruct"
         hf = copy.deepcopy(self.model.hf).requires_grad_(True)
         return bridge(hf, tokenizer=self.model.tokenizer)
 
@@ -112,7 +112,7 @@ def test_nnsight_and_interp_agree_line_by_line(smollm: interp.Model, loops: bool
     made = nnsight.LanguageModel
 
     def language_model(name: str) -> Any:
-        assert name == "HuggingFaceTB/SmolLM2-135M"
+        assert name == "HuggingFaceTB/SmolLM2-135M-Instruct"
         hf = copy.deepcopy(smollm.hf).requires_grad_(True)
         return made(hf, tokenizer=smollm.tokenizer)
 
