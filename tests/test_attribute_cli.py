@@ -1,5 +1,6 @@
 """`interp attribute`: what it prints and saves, how it resumes, and what it refuses."""
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -12,6 +13,7 @@ from test_cli import last_json, refused, report
 import interp
 from circuits.cli.app import run
 from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
+from interp.errors import DegenerateGap, InterpWarning
 
 pytestmark = pytest.mark.usefixtures("load_once")
 attributing = importlib.import_module("interp.attribution.attribute")
@@ -107,17 +109,24 @@ def test_a_stopped_run_resumes(
     assert Scores.load(out).method == "eap (resid_pre)"
 
 
-def test_shards_are_as_one_run(
-    tmp_path: Path, llama: str, pairs: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_shards_are_as_one_run(tmp_path: Path, llama: str, monkeypatch: pytest.MonkeyPatch):
+    """The gap and the positions are those of all pairs: the first two alone have no gap."""
     monkeypatch.setattr(attributing, "SHARD", 2)
-    model, rows = interp.load_model(llama), interp.load_pairs(pairs)
-    at_once = attributing.attribute_to(model, rows, "resid_pre")
-    sharded = attributing.attribute_to(model, rows, "resid_pre", out=tmp_path / "run")
+    model, (first, *others) = interp.load_model(llama), word_pairs()
+    turned = dataclasses.replace(first, clean=first.corrupt, corrupt=first.clean, id="turned")
+    rows, found = interp.PromptPairs((first, turned, *others), "pairs"), []
+    for out in (None, tmp_path / "run"):
+        with pytest.warns(InterpWarning, match="have 4 to 8 tokens.*or leave 'pos' out"):
+            found.append(attributing.attribute_to(model, rows, "resid_pre", out=out))
+    at_once, sharded = found
     np.testing.assert_allclose(sharded.values.values, at_once.values.values, atol=1e-5)
-    assert sharded.excluded == at_once.excluded
-    assert sharded.prompts == at_once.prompts
+    for name in ("excluded", "prompts", "warnings"):
+        assert getattr(sharded, name) == getattr(at_once, name)
+    assert sharded.warnings
     assert sharded.provenance["options"]["of"] == "resid_pre"
+    monkeypatch.setattr(attributing, "SHARD", 1)
+    with pytest.raises(DegenerateGap, match=r"\(2 pairs, first"):
+        attributing.attribute_to(model, rows[:2], "nodes", out=tmp_path / "none")
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,8 @@ ASK = (
     "interp edit ask --model smollm2-135m --ledger runs/edits --ask 'Which city is the capital of "
     "France?'"
 )
-LedgerOption = Annotated[
-    Path, typer.Option(help="Folder that holds the edits, in the order they were made.")
-]
+LEDGER = "Folder that holds the edits, in the order they were made"
+LedgerOption = Annotated[Path, typer.Option(exists=True, help=f"{LEDGER}.")]
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class FactOptions:
 )
 def apply(
     on: OnModel,
-    ledger: LedgerOption,
+    ledger: Annotated[Path, typer.Option(help=f"{LEDGER}; a new one is begun.")],
     facts: FactOptions,
     in_chat: InChat,
     method: Annotated[

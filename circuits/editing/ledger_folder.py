@@ -26,9 +26,11 @@ class LedgerFolder:
 
     @classmethod
     def load(cls, path: Path) -> "LedgerFolder":
-        """Read a ledger; `RunFolderError` where a file of an edit is missing or damaged."""
+        """Read a ledger; `RunFolderError` where it is none, or a file of an edit is damaged."""
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path} is a file; a ledger is a folder of edits.")
+        if (path / "manifest.json").is_file():
+            raise RunFolderError(f"{path} is one run, not a ledger of edits; give {path.parent}.")
         found = path.iterdir() if path.exists() else ()
         folders = sorted(at for at in found if at.name.isdigit())
         return cls(path, [_edit_in(at) for at in folders], folders)

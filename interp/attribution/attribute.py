@@ -3,7 +3,6 @@
 The latter also resumes in a run folder, shard of pairs by shard of pairs.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,7 +19,15 @@ from interp.attribution.contrast import Contrast, plain_runs, usable
 from interp.attribution.edges import EdgeMatrices, ig_activation_scores, kept, linearised_scores
 from interp.attribution.estimators import ESTIMATORS, IG_STEPS, estimator_named, linearise
 from interp.attribution.exact import exact_edge_scores, exact_nodes
-from interp.attribution.micro_batches import AnyPairs, AttributionRun, Baseline, Rows
+from interp.attribution.micro_batches import (
+    AnyPairs,
+    AttributionRun,
+    Baseline,
+    Rows,
+    Scored,
+    checked,
+    facts,
+)
 from interp.attribution.nodes import (
     NODE_SITES,
     by_position,
@@ -31,10 +38,8 @@ from interp.attribution.nodes import (
     unit_scores,
 )
 from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
-from interp.data.answers import described
-from interp.data.pairs import AnswerMode, PromptPairs, load_pairs, unpaired
-from interp.data.prompts import mixed_positions
-from interp.errors import InterpWarning, PlanError, did_you_mean
+from interp.data.pairs import AnswerMode, PromptPairs
+from interp.errors import PlanError, did_you_mean
 from interp.metrics import AnyMetric, as_metric
 from interp.model.graph import Graph
 from interp.model.model import Model
@@ -80,6 +85,11 @@ def attribute_edges(
 
     Source: each method's own; see `ESTIMATORS` and docs/attribution.md.
     """
+    run = AttributionRun(model, pairs, method, metric, answers, at_once, progress)
+    return checked(run.measured(*_edges(model, method, steps)))
+
+
+def _edges(model: Model, method: str, steps: int | None) -> Scored[EdgeScores]:
     graph = Graph.of(model.arch)
 
     def rows(contrast: Contrast) -> Rows:
@@ -87,8 +97,7 @@ def attribute_edges(
         values = np.stack([scores[graph.exists].float().numpy() for scores in found])
         return xr.DataArray(values, dims=("pair", "edge")), read
 
-    run = AttributionRun(model, pairs, method, metric, answers, at_once, progress)
-    return run.measured(EdgeScores, rows, {"edge": list(graph.edge_names)})
+    return EdgeScores, rows, {"edge": graph.edge_names}
 
 
 def attribute_nodes(
@@ -107,6 +116,11 @@ def attribute_nodes(
     ``"exact"`` gives a node its corrupt activation and recomputes the rest (noising); the others
     approximate it. Arguments and errors as in `attribute_edges`.
     """
+    run = AttributionRun(model, pairs, method, metric, answers, at_once, progress)
+    return checked(run.measured(*_nodes(model, method, steps)))
+
+
+def _nodes(model: Model, method: str, steps: int | None) -> Scored[NodeScores]:
     graph = Graph.of(model.arch)
 
     def rows(contrast: Contrast) -> Rows:
@@ -119,8 +133,7 @@ def attribute_nodes(
             values, read = node_scores(model, contrast, at), at.metric
         return xr.DataArray(values.numpy(), dims=("pair", "node")), read
 
-    run = AttributionRun(model, pairs, method, metric, answers, at_once, progress)
-    return run.measured(NodeScores, rows, {"node": list(graph.sources)})
+    return NodeScores, rows, {"node": graph.sources}
 
 
 def attribute(
@@ -147,6 +160,14 @@ def attribute(
     prompts that differ in length or in where their spans are raise an `InterpWarning`. All else as
     in `attribute_edges`, and `PlanError` where this model has no such site or axis.
     """
+    scored = _units(model, site, over, method, steps)
+    run = AttributionRun(model, pairs, f"{method} ({site})", metric, answers, at_once, progress)
+    return checked(run.measured(*scored))
+
+
+def _units(
+    model: Model, site: str, over: Sequence[str] | str, method: str, steps: int | None
+) -> Scored[UnitScores]:
     where, layer = model.site(site)
     axes, unit = checked_axes(where, layer, over)
     if method == "eap-qk" and where.name not in ("q", "k"):
@@ -163,15 +184,7 @@ def attribute(
         array = array if unit in axes else array.sum(unit, skipna=False)
         return array.transpose("pair", *axes), read
 
-    loaded = load_pairs(pairs)
-    if "pos" in axes:
-        kept_pairs = usable(model, loaded, metric, answers)[0]
-        mixed = mixed_positions([p.clean for p in kept_pairs], [p.roles for p in kept_pairs])
-        if mixed:
-            advice = "attribute over pairs of one template, or leave 'pos' out."
-            warnings.warn(f"{mixed}; {advice}", InterpWarning, stacklevel=2)
-    run = AttributionRun(model, loaded, f"{method} ({site})", metric, answers, at_once, progress)
-    return run.measured(UnitScores, rows, {"layer": model.layers_with(where)})
+    return UnitScores, rows, {"layer": model.layers_with(where)}
 
 
 def attribute_to(
@@ -201,13 +214,13 @@ def attribute_to(
     options: dict[str, Any] = {"of": of, "over": over, "method": method}
     options |= {"metric": metric, "steps": steps, "answers": answers}
     if out is None:
-        return _by_name(model, pairs, **options, progress=progress)
+        return checked(_by_name(model, pairs, **options, progress=progress))
     pairs = pairs.rendered(model)
     named = options | {"metric": as_metric(metric).identity, "seed": seed}
     named |= names_of(pairs) | identity(model)
     with RunFolder.open(out, "attribute", named, unit="pairs", force=force) as run:
         if not run.finished:
-            scores = _in_shards(run, model, pairs, options, progress)
+            scores = checked(_in_shards(run, model, pairs, options, progress))
             run.finish(lambda at: scores.save(at, {"seed": seed, "weights": model.weights_hash}))
     return Scores.load(out)
 
@@ -226,11 +239,15 @@ def refuse_mismatch(of: str, over: str | None, method: str) -> None:
 def _by_name(
     model: Model, pairs: PromptPairs, of: str, over: str | None, method: str, **options: Any
 ) -> Scores:
-    options["progress"] = options["progress"] or False
-    if of in ("edges", "nodes"):
-        call = attribute_edges if of == "edges" else attribute_nodes
-        return call(model, pairs, method, **options)
-    return attribute(model, pairs, of, over or "layer,pos", method, **options)
+    """Scores that are still to be `checked`."""
+    options["progress"], steps = options["progress"] or False, options.pop("steps")
+    name = method if of in ("edges", "nodes") else f"{method} ({of})"
+    run = AttributionRun(model, pairs, name, at_once=None, **options)
+    if of == "edges":
+        return run.measured(*_edges(model, method, steps))
+    if of == "nodes":
+        return run.measured(*_nodes(model, method, steps))
+    return run.measured(*_units(model, of, over or "layer,pos", method, steps))
 
 
 def _in_shards(
@@ -257,12 +274,9 @@ def _in_shards(
         name: xr.concat([getattr(shard, name) for shard in shards], "pair", join="outer")
         for name in ("values", "clean", "corrupt")
     }
-    prompts = tuple(dict.fromkeys(text for shard in shards for text in shard.prompts))
+    rest = facts(tokens, excluded, options["answers"], "pos" in series["values"].dims)
     seconds = sum(shard.seconds for shard in shards)
-    rest: Any = {"prompts": prompts, "excluded": tuple(excluded), "provenance": {}}
-    rest["unpaired"] = unpaired(tokens)
-    rest["answers"] = described((pair.answers for pair in tokens), options["answers"])
-    return replace(shards[0], **series, **rest, seconds=seconds)
+    return replace(shards[0], **series, **rest, seconds=seconds, provenance={})
 
 
 # --- one contrast ------------------------------------------------------------------------------

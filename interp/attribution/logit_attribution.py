@@ -1,7 +1,7 @@
 """What components write into the logits directly: of a run, of one unit, and of weights alone.
 
-The final norm's scale is that of the whole run, held fixed, so contributions add up exactly.
-Logits are those before a soft-cap, where a model has one.
+The final norm's scale is that of the whole run, held fixed, so contributions add up exactly, also
+those of logits, which are the model's own, scaled as it scales them, before any soft-cap.
 """
 
 from collections.abc import Sequence
@@ -91,14 +91,22 @@ def direct_logit_attribution(model: Model, pairs: Sequence[TokenPair]) -> Direct
         mlp = model.parts(layer).mlp_scale * at.mlp_out[:, layer, None]
         parts += [head_shares(model, layer, at.z[:, layer]), mlp]
     writes = torch.cat(parts, 1).transpose(0, 1)  # (source, pair, d_model)
-    final, rows = at.resid[:, -1], model.unembedding[at.answers]
-    read = rows[:, 0] - rows[:, 1]
-    nodes = (with_fixed_scale(model, model.ln_final, final[None], writes) * read).sum(-1).T
+    final, rows = at.resid[:, -1], model.unembedding[at.answers].float()
+    read, scale = rows[:, 0] - rows[:, 1], _logit_scale(model)
+    nodes = (with_fixed_scale(model, model.ln_final, final[None], writes) * read).sum(-1).T * scale
     total = (model.ln_final(final) * read).sum(-1)
     bias = bias_in(model.unembed)
     if bias is not None:
         total = total + bias[at.answers[:, 0]] - bias[at.answers[:, 1]]
-    return DirectEffects(nodes.float().cpu(), (total - nodes.sum(1)).float().cpu())
+    return DirectEffects(nodes.cpu(), (total * scale - nodes.sum(1)).cpu())
+
+
+def _logit_scale(model: Model) -> float:
+    """The factor between the unembedding's output and the logits, at 0, where no soft-cap bends."""
+    zero = torch.zeros(1, requires_grad=True)
+    with torch.enable_grad():
+        (scale,) = torch.autograd.grad(model.arch.logits_transform(zero), zero)
+    return float(scale)
 
 
 def head_shares(
@@ -129,7 +137,8 @@ def log_prob_increase(
     """How much each unit's write, alone, raises the answer's log-probability.
 
     log p(answer | x + v) - log p(answer | x), where x is the stream that the unit's sublayer
-    reads and v what the unit writes, both under the final norm with the whole run's scale.
+    reads and v what the unit writes, both under the final norm with the whole run's scale, and p
+    the model's own probability, any factor or soft-cap of its logits included.
     `pairs` are from `interp.data.pairs.tokenise`; `unit` is ``"neuron"`` (FFN neurons), ``"head"``,
     or ``"attention-neuron"`` (one coordinate of one head's output); `layers` are all by default.
 
@@ -173,14 +182,17 @@ def _increase(
     final: Float[Tensor, " d_model"],
     answer: int,
 ) -> Float[Tensor, " unit"]:
-    both = torch.cat([base[None], base + writes])[:, None]
+    def log_p(logits: Float[Tensor, "row vocab"]) -> Float[Tensor, " row"]:
+        return model.arch.logits_transform(logits).log_softmax(-1)[:, answer]
+
+    both = torch.cat([base[None], writes])[:, None]
     normed = with_fixed_scale(model, model.ln_final, final[None, None], both)[:, 0]
-    bias = bias_in(model.ln_final)
-    normed = normed if bias is None else normed + bias
+    bias, weight = bias_in(model.ln_final), model.unembedding.T
+    plain = model.unembed(normed[:1] if bias is None else normed[:1] + bias).float()
     step = max(1, LOGITS_AT_ONCE // model.n_vocab)
-    parts = [model.unembed(x).float().log_softmax(-1)[:, answer] for x in normed.split(step)]
-    log_p = torch.cat(parts)
-    return log_p[1:] - log_p[0]
+    # logits are added, in fp32: in 16 bits a stream swallows what is small beside it
+    parts = [log_p(plain + (x @ weight).float()) for x in normed[1:].split(step)]
+    return torch.cat(parts) - log_p(plain)
 
 
 def neuron_logits(model: Model, layer: int, units: Sequence[int]) -> Float[Tensor, "unit vocab"]:

@@ -16,7 +16,8 @@ from interp.attribution.contrast import Contrast, contrasts, usable
 from interp.attribution.scores import Scores
 from interp.brief import brief
 from interp.data.answers import described
-from interp.data.pairs import AnswerMode, PromptPairs, load_pairs, unpaired
+from interp.data.pairs import AnswerMode, Excluded, PromptPairs, TokenPair, load_pairs, unpaired
+from interp.data.prompts import mixed_positions
 from interp.errors import InterpWarning, PlanError
 from interp.metrics import AnyMetric, as_metric, refuse_no_gap
 from interp.model.graph import Graph
@@ -28,6 +29,8 @@ Baseline = tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]
 """The metric of the clean and of the corrupt prompts."""
 Rows = tuple[xr.DataArray, Baseline]
 S = TypeVar("S", bound=Scores)
+Scored = tuple[type[S], Callable[[Contrast], Rows], Mapping[str, Sequence[Any]]]
+"""The kind of scores, what computes them for a micro-batch, and the names along its axes."""
 
 
 @brief
@@ -46,7 +49,7 @@ class AttributionRun:
     def measured(
         self, kind: type[S], rows: Callable[[Contrast], Rows], labels: Mapping[str, Sequence[Any]]
     ) -> S:
-        """Run micro-batches through `rows`, and label the scores; other axes are numbered."""
+        """Label what `rows` gives of micro-batches, other axes by number; still to be `checked`."""
         started = time.perf_counter()
         loaded, chosen = load_pairs(self.pairs), as_metric(self.metric)
         kept, excluded = usable(self.model, loaded, chosen, self.answers)
@@ -60,15 +63,13 @@ class AttributionRun:
                 report(done, len(kept))
         clean, corrupt = (np.concatenate(x) for x in zip(*baselines, strict=True))
         ids = {"pair": [pair.pair.id for pair in kept]}
-        refuse_no_gap(chosen, clean, corrupt, ids["pair"])
         values = xr.concat(parts, "pair", join="outer").astype(np.float32)
         axes = {str(axis): list(range(n)) for axis, n in values.sizes.items()}
         axes |= {axis: list(names) for axis, names in labels.items()} | ids
         graph: Graph | None = None
         with contextlib.suppress(PlanError):  # units need no blocks that can be taken apart
             graph = Graph.of(self.model.arch)
-        texts = [text for p in kept for text in (p.pair.clean, p.pair.corrupt)]
-        found = kind(
+        return kind(
             values=values.assign_coords(axes),
             clean=xr.DataArray(clean, dims="pair", coords=ids),
             corrupt=xr.DataArray(corrupt, dims="pair", coords=ids),
@@ -79,12 +80,30 @@ class AttributionRun:
             model=self.model.name,
             weights_hash=self.model.weights_hash,
             source=loaded.source,
-            excluded=tuple(excluded),
-            prompts=tuple(dict.fromkeys(texts)),
             seconds=time.perf_counter() - started,
-            unpaired=unpaired(kept),
-            answers=described((pair.answers for pair in kept), self.answers),
+            **facts(kept, excluded, self.answers, "pos" in values.dims),
         )
-        for text in found.warnings:
-            warnings.warn(text, InterpWarning, stacklevel=3)
-        return found
+
+
+def facts(
+    pairs: Sequence[TokenPair], excluded: Sequence[Excluded], answers: AnswerMode, by_position: bool
+) -> dict[str, Any]:
+    """What results record of all pairs together."""
+    tokens, roles = [pair.clean for pair in pairs], [pair.roles for pair in pairs]
+    texts = [text for pair in pairs for text in (pair.pair.clean, pair.pair.corrupt)]
+    return {
+        "excluded": tuple(excluded),
+        "prompts": tuple(dict.fromkeys(texts)),
+        "unpaired": unpaired(pairs),
+        "answers": described((pair.answers for pair in pairs), answers),
+        "mixed": mixed_positions(tokens, roles) if by_position else "",
+    }
+
+
+def checked(found: S) -> S:
+    """Scores of all pairs, with their warnings given; `DegenerateGap` where there is no gap."""
+    ids = [str(one) for one in found.values.pair.values]
+    refuse_no_gap(found.metric, found.clean.values, found.corrupt.values, ids)
+    for text in found.warnings:
+        warnings.warn(text, InterpWarning, stacklevel=3)
+    return found

@@ -34,6 +34,7 @@ class Scores(Result):
         unpaired: how many tokens of each pair's clean and corrupt prompt have no partner in the
             other, so that nothing changes there. Empty where all have.
         answers: how much of the answers was read.
+        mixed: why a mean over pairs at one position mixes different tokens, if it does.
     """
 
     values: xr.DataArray
@@ -51,11 +52,13 @@ class Scores(Result):
     seconds: float
     unpaired: tuple[tuple[int, int], ...] = ()
     answers: str = "whole (1 token)"
+    mixed: str = ""
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to mind when reading the scores; empty where there is nothing."""
-        return unpaired_tokens(self.unpaired)
+        mixed = f"{self.mixed}; attribute over pairs of one template, or leave 'pos' out."
+        return (*unpaired_tokens(self.unpaired), *([mixed] if self.mixed else ()))
 
     @property
     def graph(self) -> Graph:

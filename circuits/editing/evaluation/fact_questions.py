@@ -204,7 +204,7 @@ def ask_facts(
 def _row(
     fact: int, question: FactQuestion, ask: Ask, expected: str, reply: str, margin: float, hit: bool
 ) -> dict[str, Any]:
-    text = ask.text.removeprefix(question.shown)
+    text = ask.text.removeprefix(ask.prefix)
     values = (fact, question.kind, question.index, text, expected, reply, margin, bool(hit))
     return dict(zip(COLUMNS, values, strict=True))
 

@@ -323,6 +323,19 @@ def test_edits_of_another_model_and_damaged_ones_are_refused(
     assert "is a file" in refused(capsys, "edit", "list", "--ledger", str(file))
 
 
+def test_one_edit_and_a_folder_that_is_not_there_are_no_ledgers(folder: Path, tmp_path, capsys):
+    ledger, missing = tmp_path / "edits", tmp_path / "edit"
+    model = ["--model", str(folder / "llama")]
+    single = said(capsys, "apply", *on(folder, ledger), *FACT)["run"]
+    for verb in (["apply", *FACT], ["ask", "--ask", "w1"], ["export", "--out", str(missing)]):
+        line = refused(capsys, "edit", *verb, *model, "--ledger", single)
+        assert f"is one run, not a ledger of edits; give {ledger}." in line
+    for verb in (["ask", *model, "--ask", "w1"], ["list"], ["undo"]):
+        assert run(["edit", *verb, "--ledger", str(missing)]) == 2
+        assert "does not exist" in capsys.readouterr().err
+    assert not missing.exists() and [at.name for at in ledger.iterdir()] == ["0001"]
+
+
 # --- evaluate and place ------------------------------------------------------------------------
 
 

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
-from conftest import tiny, word_pairs
+from conformance.tiny_models import tiny_model as tiny_of
+from conftest import tiny, tiny_hf, word_pairs, word_tokenizer
 
+import interp
 from interp.attribution.logit_attribution import (
     direct_logit_attribution,
     last_token,
@@ -46,11 +48,15 @@ def test_direct_effects_sum_to_the_logit_difference(tiny_model: Model):
     assert found.nodes.shape[1] == Graph.of(tiny_model.arch).n_sources
 
 
+@pytest.mark.parametrize("family", ["granite", "cohere"])
+def test_direct_effects_are_of_the_logits_as_the_model_scales_them(family: str):
+    model = interp.load_model(tiny_of(family), tokenizer=word_tokenizer())
+    found = direct_logit_attribution(model, pairs_of(model))
+    answer, wrong = (final_logits(model)[range(3), ids] for ids in ([24, 34, 44], [25, 35, 45]))
+    torch.testing.assert_close(found.nodes.sum(1) + found.bias, answer - wrong)
+
+
 def test_a_head_that_writes_nothing_has_no_direct_effect():
-    from conftest import tiny_hf, word_tokenizer
-
-    import interp
-
     hf = tiny_hf("llama")
     with torch.no_grad():
         hf.model.layers[1].self_attn.o_proj.weight[:, 8:16] = 0
@@ -79,28 +85,31 @@ def test_log_prob_gain_counts_the_final_norms_bias():
     torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
 @pytest.mark.parametrize("unit", ["neuron", "head", "attention-neuron"])
-def test_log_prob_gain_is_two_softmaxes_under_one_norm_scale(unit: str):
-    model, layer, index = tiny("llama"), 1, 3
+def test_log_prob_gain_is_two_softmaxes_under_one_norm_scale(unit: str, dtype, rounding):
+    hf = tiny_of("granite").to(dtype)  # which scales its logits, and what it adds to the stream
+    model, layer, index = interp.load_model(hf, tokenizer=word_tokenizer()), 1, 3
     pairs, a = pairs_of(model), model.arch
     at = last_token(model, pairs)
     found = log_prob_increase(model, pairs, unit, [layer])
     assert found.shape == (3, 1, {"neuron": a.d_mlp, "head": 4, "attention-neuron": 32}[unit])
+    weight, unembedding = model.ln_final.weight.double(), model.unembedding.double()
+    w_o, w_out = (weight_of(model, site, layer).double() for site in ("z", "mlp_post"))
+    own = slice(index * a.d_head, (index + 1) * a.d_head)
     for i, pair in enumerate(pairs):
-        final = at.resid[i, -1]
-        weight = model.ln_final.weight
+        z, final = at.z[i, layer].double(), at.resid[i, -1].double()
         scale = torch.rsqrt(final.pow(2).mean() + model.ln_final.variance_epsilon)
-        w_o, w_out = weight_of(model, "z", layer), weight_of(model, "mlp_post", layer)
-        own = slice(index * a.d_head, (index + 1) * a.d_head)
         x = at.mid[i, layer] if unit == "neuron" else at.resid[i, layer]
         write = {
             "neuron": at.neurons[i, layer, index] * w_out[:, index],
-            "head": w_o[:, own] @ at.z[i, layer, own],
-            "attention-neuron": at.z[i, layer, index] * w_o[:, index],
-        }[unit]
-        both = torch.stack([x, x + write]) * scale * weight
-        log_p = model.unembed(both).log_softmax(-1)[:, pair.answer]
-        assert float(found[i, 0, index]) == pytest.approx(float(log_p[1] - log_p[0]), abs=1e-5)
+            "head": w_o[:, own] @ z[own],
+            "attention-neuron": z[index] * w_o[:, index],
+        }[unit] * hf.config.residual_multiplier
+        both = torch.stack([x.double(), x + write]) * scale * weight
+        log_p = (both @ unembedding.T / hf.config.logits_scaling).log_softmax(-1)[:, pair.answer]
+        near = pytest.approx(float(log_p[1] - log_p[0]), abs=1e-6, rel=rounding)
+        assert float(found[i, 0, index]) == near
 
 
 def test_unknown_units_are_refused():

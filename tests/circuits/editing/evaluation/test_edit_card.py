@@ -215,3 +215,11 @@ def test_an_empty_reply_is_shown_and_not_counted():
     rows = one.rows.assign(reply=["b", "b", "b", "", "b", "b"])  # the edited model's second
     table = replace(one, rows=rows)._asked().frame
     assert table["edited"].tolist() == ["b", ""] and table["counted"].tolist() == [True, False]
+
+
+def test_questions_behind_the_stated_fact_are_not_listed():
+    one = made({"efficacy": (1, 0, 1)})
+    stated = one.rows["condition"] == "prompt-only"
+    rows = one.rows.assign(text=one.rows["text"].mask(stated, "The fact. text"))
+    table = replace(one, rows=rows)._asked().frame
+    assert table["question"].tolist() == ["text"] and table["counted"].tolist() == [True]

@@ -160,6 +160,7 @@ def test_facts_are_asked_each_under_its_own_edit():
     facts, owner, before = [TINY, OTHER, TINY], [0, 1, 1], ["", "", "w30 w31. "]
     rows, missing = ask_facts(model, facts, edits, owner, before)
     margins = rows.set_index(["fact", "kind", "index"])["margin"]
+    assert set(rows["text"][rows["fact"] == 2]) == set(rows["text"][rows["fact"] == 0])
     for i, one in enumerate(facts):
         hf = edited_hf(edits[owner[i]])
         for question in fact_questions(one)[0]:
