@@ -152,6 +152,7 @@ def evaluate(
     """Run a circuit, or the circuits of every size that scores give, on test prompts."""
     from circuits import discovery
     from interp.metrics import as_metric
+    from interp.results.folder import read_manifest
     from interp.results.run_folder import fingerprint, identity, in_one_piece, names_of
 
     given = _circuit_at(what)
@@ -162,7 +163,7 @@ def evaluate(
     named |= {"clusters": of_rows.split_by, "seed": seed}
     named |= names_of(rows) | identity(model)
     if given is None:
-        named |= {"scores": fingerprint([scored.values.values, scored.to_frame().to_dict("list")])}
+        named |= {"scores": fingerprint(read_manifest(what)["files"])}
     else:
         named |= {"circuit": fingerprint(given.to_json()), "n_random": n_random}
 

@@ -75,7 +75,7 @@ class DiscoverySettings(BaseModel):
         """How many of `of` components `size` asks for; a part is rounded down, as MIB does."""
         text = self.size or "1.0"
         try:
-            part = None if text.isdigit() else float(text)
+            part = None if text.isdecimal() else float(text)
         except ValueError:
             part = -1.0
         if part is None and int(text):
