@@ -79,7 +79,7 @@ def firing_table(
     """
     of_neurons = [circuit for circuit in circuits if circuit.kind == "neuron"]
     fires = {
-        cell: (last_gates(model, [pair.clean for pair in pairs]) > 0).mean(0)
+        cell: (last_gates(model, [pair.clean for pair in pairs.rendered(model)]) > 0).mean(0)
         for cell, pairs in cells.items()
         if of_neurons
     }
