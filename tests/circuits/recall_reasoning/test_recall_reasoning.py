@@ -105,6 +105,18 @@ def test_circuits_of_one_relation_are_tested_on_each(tmp_path):
     assert table.groupby(["found_on", "cell"])["n"].sum().tolist() == [20] * 4
     assert np.allclose(table["accuracy"], table["cell"] == "A")
     assert np.allclose(table["effect"], table["cell"] == "A", atol=0.2)
+    # a cell without relations counts for the circuit of each; without pairs of one, it has none
+    for copied, expected in (
+        ("", [(found, *at) for found in "01" for at in (("A", "0"), ("A", "1"), ("C", ""))]),
+        ("1", [("0", None, None), ("1", "A", "0"), ("1", "A", "1"), ("1", "C", "1")]),
+    ):
+        relation = {i: copied if i.endswith("C") else one for i, one in data.relation.items()}
+        other = replace(data, relation=relation)
+        out = tmp_path / f"copied-{copied}"
+        table = relations_table(model, other, selection, [whole], "resample", out, most=20)
+        rows = table[["found_on", "cell", "relation"]].astype(object).where(table.notna(), None)
+        assert list(rows.itertuples(index=False, name=None)) == expected
+        assert (table["n"] > 0).equals(table["cell"].notna())
 
 
 def test_firing_is_read_at_the_last_token():
