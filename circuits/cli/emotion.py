@@ -282,13 +282,10 @@ def run(
     given = texts.load("test", published=compared.published)
     own = OnTexts(texts.datasets, discovery_events)
     own.load("discovery")  # a bad file is refused before a model is loaded
-    model, at, out = by.load(recipe), into.out / "discovery", into.out / "comparison"
-    if discovery_events is None and limit is None and not into.force:
-        found = found_in(model, at, texts, recipe.settings)
-    else:
-        found = discovered(model, IntoFolder(at, into.force), own, recipe.settings, limit)
-    there = IntoFolder(out, into.force)
-    yield from _compared(model, found, recipe, given, by, compared, endpoint, there)
+    at, out = (IntoFolder(into.out / name, into.force) for name in ("discovery", "comparison"))
+    model = by.load(recipe)
+    found = discovered(model, at, own, recipe.settings, limit)
+    yield from _compared(model, found, recipe, given, by, compared, endpoint, out)
 
 
 def _compared(

@@ -1,5 +1,6 @@
 """`QueryValue`: labelled query and value scores of a set of questions, with intervals."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -122,14 +123,14 @@ class QueryValue(Result):
         Source: ACE, arXiv 2510.07896, section 4; the released code lists layers by hand.
         """
         mean = self.by_layer().sel(sublayer="ffn").mean("prompt")
-        n = mean.sizes["layer"]
-        if n_query < 0 or n_value < 1 or n_query + n_value > n:
-            raise DataError(
-                f"{n_query} query layers and {n_value} value layers do not fit the {n} layers of "
-                f"{self.model}; ask for fewer."
-            )
         ranked = [int(i) for i in np.argsort(-mean["value"].values, kind="stable")]
+        ranked = [layer for layer in ranked if layer in self._scored]
         value = [layer for layer in ranked if layer >= n_query][:n_value]
+        if n_query < 0 or n_value < 1 or len(value) < n_value:
+            raise DataError(
+                f"{n_query} query layers and {n_value} value layers do not fit {self.model}, of "
+                f"which {len(ranked)} layers were scored; ask for fewer, or score more."
+            )
         order = [int(i) for i in np.argsort(-mean["query"].values, kind="stable")]
         query = [layer for layer in order if layer < min(value)][:n_query]
         above = ranked[: ranked.index(value[-1])]
@@ -138,8 +139,14 @@ class QueryValue(Result):
 
     def _top_layers(self) -> ChosenLayers:
         """At most three of each, as reports name them."""
-        n = min(3, self.scores.sizes["layer"] // 2)
-        return self.layers(n, n)
+        fits = (n for n in (3, 2, 1) if sum(layer >= n for layer in self._scored) >= n)
+        n = next(fits, 0)
+        return self.layers(n, max(n, 1))
+
+    @property
+    def _scored(self) -> Sequence[int]:
+        """Layers whose FFN has a value score: sums over every neuron are of those searched."""
+        return self.layers_searched if self.every else range(self.scores.sizes["layer"])
 
     def by_span(self, seed: int = 0) -> pd.DataFrame:
         """Query scores by the span their token is in, and path, with intervals over prompts.

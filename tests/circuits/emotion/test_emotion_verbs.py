@@ -59,7 +59,7 @@ def test_what_is_refused(model: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     located = ["--model", model, "--discovery", str(tmp_path / "d"), *DATA[:2]]
     assert run(["emotion", "locate", *located, "--emotion", "joy"]) == 2
     assert "unknown emotion 'joy'" in capsys.readouterr().err
-    begin = ["--model", model, "--out", str(tmp_path / "d"), *DATA]
+    begin = ["--model", model, "--out", str(tmp_path / "discovery"), *DATA]
     assert run(["emotion", "circuit", *begin, "--paper", "felt:A", "--styles", "felt:B"]) == 2
     assert "not both" in capsys.readouterr().err
     assert run(["emotion", "circuit", *begin, "--styles", "felt:Z"]) == 2
@@ -70,7 +70,10 @@ def test_what_is_refused(model: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not list(tmp_path.iterdir())  # what was refused left nothing behind
     assert run(["emotion", "circuit", *begin]) == 0
     assert run(["emotion", "circuit", *begin, "--styles", "felt:A"]) == 2
-    assert "d holds an emotion circuit run with styles=" in capsys.readouterr().err
+    assert "discovery holds an emotion circuit run with styles=" in capsys.readouterr().err
+    chain = ["--model", model, "--recipe", "smollm2-135m", "--out", str(tmp_path), *DATA[:2]]
+    assert run(["emotion", "run", *chain]) == 2  # of all scenarios
+    assert "discovery holds an emotion circuit run with scenarios=8" in capsys.readouterr().err
 
 
 def test_elicit_asks_and_judges(

@@ -510,8 +510,22 @@ def test_layers_lie_in_order_and_say_what_was_skipped(result: QueryValue):
         assert max(query) < min(value)
         mean = result.by_layer()["value"].sel(sublayer="ffn").mean("prompt").values
         assert all(mean[layer] >= mean[list(value)].min() for layer in skipped)
-    with pytest.raises(DataError, match="do not fit the 3 layers"):
+    with pytest.raises(DataError, match="of which 3 layers were scored"):
         result.layers(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("layers", "query", "value"), [([1], [0], [1]), ([0], [], [0]), ([0, 1], [0], [1])]
+)
+def test_layers_that_were_not_scored_are_not_chosen(layers: list[int], query, value):
+    model = planted("moved")
+    found = find(model, [sentence(model, SENTENCE)], [TARGET], layers=layers, every=True)
+    scored = np.flatnonzero(np.isfinite(found.by_layer()["value"].values[0, 1]))
+    assert scored.tolist() == layers
+    summary = found.summary()
+    assert (summary["query_layers"], summary["value_layers"]) == (query, value)
+    with pytest.raises(DataError, match=f"of which {len(layers)} layers were scored"):
+        found.layers(1, 2)
 
 
 def test_spans_hold_all_of_the_query_scores(result: QueryValue):
