@@ -79,7 +79,7 @@ def firing_table(
     """
     of_neurons = [circuit for circuit in circuits if circuit.kind == "neuron"]
     fires = {
-        cell: (last_gates(model, [pair.clean for pair in pairs]) > 0).mean(0)
+        cell: (last_gates(model, [pair.clean for pair in pairs.rendered(model)]) > 0).mean(0)
         for cell, pairs in cells.items()
         if of_neurons
     }
@@ -110,32 +110,34 @@ def relations_table(
 
     A circuit found on all relations may serve one of them only. So heads are ranked again on the
     pairs of one relation, by the rule and the size that were chosen, and every relation's circuit
-    is ablated on the test pairs of each.
+    is ablated on the test pairs of each. Pairs without a relation belong to every one.
 
     A row per circuit (``found_on`` a relation; ``jaccard`` with that of all relations), cell and
-    relation tested: accuracy and effect lost with 95 % intervals over bridges. The scores on
-    `selection` lie in `out`; at most `most` test pairs per cell are run.
+    relation tested: accuracy and effect lost with 95 % intervals over bridges; where no circuit is
+    found, one with ``n`` 0. The scores on `selection` lie in `out`; at most `most` test pairs per
+    cell are run.
     """
+    rows: list[dict[str, Any]] = []
     names = sorted({data.relation[p.id] for pairs in selection.values() for p in pairs} - {""})
     found: dict[str, tuple[AbilityCircuit, dict[str, Any]]] = {}
     for overall in (c for c in chosen if c.kind == "head" and len(names) > 1):
         for name in names:
-            ids = {p.id for ps in selection.values() for p in ps if data.relation[p.id] == name}
+            ids = {one for one, own in data.relation.items() if own in (name, "")}
             scores = scores_of(model, selection, "head", out, among=ids)
-            size = len(overall.components)
+            key, size = f"{overall.name}@{name}", len(overall.components)
+            row = {"circuit": key, "ability": overall.ability.name, "found_on": name}
             for part in circuits_of(scores, overall.ability, overall.rule, (size,)):
                 shared = jaccard(set(overall.components), set(part.components))
-                row = {"circuit": f"{overall.name}@{name}", "ability": part.ability.name}
-                found[row["circuit"]] = part, row | {"found_on": name, "jaccard": shared}
+                found[key] = part, row | {"jaccard": shared}
+            rows += [] if key in found else [row | {"n": 0}]
     if not found:
-        return pd.DataFrame(columns=RELATIONS)
+        return pd.DataFrame(rows, columns=RELATIONS)
     sets = {key: part.set for key, (part, _) in found.items()}
     measured = losses(model, data, "test", sets, ablation, out / "relations", most)
-    rows: list[dict[str, Any]] = []
     for key, (_, row) in found.items():
         for cell, clusters in measured.clusters.items():
             relation = np.array([data.relation[pair.id] for pair in data.of("test", cell, most)])
-            for name in (name for name in names if name in relation):
+            for name in sorted(set(relation.tolist())):
                 which = np.flatnonzero(relation == name)
                 bounds = [
                     float(bound)

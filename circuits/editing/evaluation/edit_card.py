@@ -192,8 +192,8 @@ class EditCard(Result):
         """Questions with their replies without and with the edit."""
         keys = ["fact", "kind", "index", "text"]
         hidden = (*ABILITIES, *PAIRED, "subject_by_new", "subject_by_old")  # without a reply
-        rows = self.rows[self.rows["condition"].isin((UNEDITED, EDITED))]
-        shown: Any = rows[~rows["kind"].isin(hidden)]
+        rows: Any = self.rows[self.rows["condition"].isin((UNEDITED, EDITED))]
+        shown = rows[~rows["kind"].isin(hidden)]
         by: Any = shown.set_index([*keys, "condition"])[["reply", "hit"]].unstack("condition")
         order = dict.fromkeys(map(tuple, shown[keys].to_numpy()))
         frame = pd.DataFrame(

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from chat_examples import chat_model
 from conftest import tiny
 from planted_recall import COPY, RECALL, agreeing_data, planted, planted_data
 
@@ -16,6 +17,7 @@ from circuits.recall_reasoning.dissociation import doubles_table, singles_table
 from circuits.recall_reasoning.losses import Losses, pooled
 from circuits.recall_reasoning.published import last_token
 from circuits.recall_reasoning.scores import RULES, AbilityCircuit, circuits_of
+from interp.data.pairs import PromptPairs
 from interp.errors import DataError, InterpError, RunFolderError
 from interp.model.components import Component
 
@@ -103,6 +105,18 @@ def test_circuits_of_one_relation_are_tested_on_each(tmp_path):
     assert table.groupby(["found_on", "cell"])["n"].sum().tolist() == [20] * 4
     assert np.allclose(table["accuracy"], table["cell"] == "A")
     assert np.allclose(table["effect"], table["cell"] == "A", atol=0.2)
+    # a cell without relations counts for the circuit of each; without pairs of one, it has none
+    for copied, expected in (
+        ("", [(found, *at) for found in "01" for at in (("A", "0"), ("A", "1"), ("C", ""))]),
+        ("1", [("0", None, None), ("1", "A", "0"), ("1", "A", "1"), ("1", "C", "1")]),
+    ):
+        relation = {i: copied if i.endswith("C") else one for i, one in data.relation.items()}
+        other = replace(data, relation=relation)
+        out = tmp_path / f"copied-{copied}"
+        table = relations_table(model, other, selection, [whole], "resample", out, most=20)
+        rows = table[["found_on", "cell", "relation"]].astype(object).where(table.notna(), None)
+        assert list(rows.itertuples(index=False, name=None)) == expected
+        assert (table["n"] > 0).equals(table["cell"].notna())
 
 
 def test_firing_is_read_at_the_last_token():
@@ -119,6 +133,20 @@ def test_firing_is_read_at_the_last_token():
         assert table[side].tolist() == [(gates[:, 0, 3] > 0).mean(), (gates[:, 2, 7] > 0).mean()]
     assert np.allclose(table["specificity"], table["own"] - table["other"])
     assert firing_table(model, [heads], cells).empty
+
+
+def test_firing_in_a_chat_is_read_behind_its_template():
+    model = chat_model("chatml")
+    row = {"clean": "Say a", "corrupt": "Say b", "answer": "a", "wrong_answer": "b"}
+    chats = PromptPairs.from_records([row]).as_chat()
+    every = tuple(Component(0, "neuron", unit) for unit in range(model.arch.d_mlp))
+    circuit = AbilityCircuit(RECALLING, "neuron", "absolute", every, (1.0,) * len(every))
+    fires = firing_table(model, [circuit], {"A": chats, "C": chats})["own"].to_numpy()
+    written, plain = (
+        last_token(model, [text]).gates[0, 0] > 0
+        for text in (chats.rendered(model)[0].clean, row["clean"])
+    )
+    assert (fires == written).all() and (written != plain).any()
 
 
 def test_one_head_for_both_is_no_dissociation(tmp_path):
