@@ -88,6 +88,12 @@ def discover(
         raise PlanError(
             "--scores replaces --model, --pairs and their chat; acdc and edge-pruning need these."
         )
+    fixed = settings.model_fields_set & {"method", "metric", "answers"}
+    if scores is not None and (fixed or limit or split_by):
+        raise PlanError(
+            "--scores has its own prompts, method, metric and answers; leave out --limit, "
+            "--split-by, --method, --metric and --answers."
+        )
     settings.check()
     if out.is_dir() == (out.suffix == ".json") and out.exists():
         what = "a folder" if out.is_dir() else "a file"
