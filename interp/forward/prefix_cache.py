@@ -227,7 +227,7 @@ def keeps_keys(model: Model) -> bool:
 def can_share(model: Model, n_columns: int) -> bool:
     """Whether rows of so many columns can have padding between a shared beginning and the rest."""
     window = attention_window(model.hf.config)
-    padded = model.arch.left_padding and only_keys(model)
+    padded = model.arch.left_padding and model.arch.gaps and only_keys(model)
     return padded and (window is None or n_columns <= window)
 
 

@@ -140,7 +140,8 @@ class Architecture:
     `missing` holds the sites that no block has, with the reason. Without `left_padding`
     tokens in front of a prompt are read although the attention mask leaves them out; without
     `given_positions` the model counts positions itself, and not from 0. Unless it is `cached`, a
-    KV cache changes its numbers, and tokens are run again instead.
+    KV cache changes its numbers, and tokens are run again instead; without `gaps` padding behind
+    what is cached counts as distance.
     """
 
     adapter: str
@@ -154,6 +155,7 @@ class Architecture:
     left_padding: bool = True
     given_positions: bool = True
     cached: bool = True
+    gaps: bool = True
 
     @property
     def n_layers(self) -> int:

@@ -114,7 +114,7 @@ def components_of(model: Model, given: Components) -> list[Component]:
             raise PlanError(f"no component '{one}': {model.name} has layers 0 to {last}.")
         model.check_layers([one.layer], site)
         n = model.n_units(site, one.layer)
-        if one.unit >= n:
+        if not 0 <= one.unit < n:
             raise PlanError(
                 f"no component '{one}': layer {one.layer} of {model.name} has {one.kind}s 0 to "
                 f"{n - 1}."
@@ -143,7 +143,11 @@ def _of_table(table: pd.DataFrame) -> list[str | Component]:
             f"a table with columns {list(table.columns)} names no components; give 'component', or "
             "'layer' and 'head', 'neuron' or 'expert'."
         )
-    places = zip(table["layer"], table[unit], strict=True)
+    places = table[["layer", unit]].apply(pd.to_numeric, errors="coerce").to_numpy()
+    if not (places % 1 == 0).all():
+        raise PlanError(
+            f"a table's 'layer' or {unit!r} is not a whole number; leave such rows out."
+        )
     return [Component(int(layer), unit, int(u)) for layer, u in places]
 
 

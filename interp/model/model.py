@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import inspect
+import json
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -280,6 +281,13 @@ class Model:
         if known is None or known[0] != version:
             known = self.__dict__["_hashed"] = (version, _hash(stored(self.hf)))
         return known[1]
+
+    def tokenizer_hash(self) -> str:
+        """Hash of all that turns texts and chats into tokens, as it is now."""
+        known, state = self.tokenizer, json.loads(self.tokenizer.backend_tokenizer.to_str())
+        kept = {name: part for name, part in state.items() if name not in ("truncation", "padding")}
+        parts = [kept, known.special_tokens_map, getattr(known, "chat_template", None)]
+        return _hash([("tokenizer", json.dumps(parts, sort_keys=True, default=str))])
 
     def hash_in(self, dtype: torch.dtype) -> str:
         """`hash_now` as it is where the same weights are loaded in another number format."""

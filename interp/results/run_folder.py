@@ -42,8 +42,9 @@ N_DIFFERENCES = 3
 
 
 def identity(model: Model) -> dict[str, str]:
-    """The options that name a model: its weights as they are now, and its dtype."""
-    return {"weights": f"blake2b:{model.hash_now()}", "dtype": str(model.dtype)}
+    """The options that name a model: its weights and tokenizer as they are now, and its dtype."""
+    hashes = {"weights": model.hash_now(), "tokenizer": model.tokenizer_hash()}
+    return {name: f"blake2b:{one}" for name, one in hashes.items()} | {"dtype": str(model.dtype)}
 
 
 def names_of(rows: Sequence[Any]) -> dict[str, Any]:

@@ -235,7 +235,7 @@ def _places(
     found: dict[ComponentKind, list[_Place]] = {}
     for one in chosen:
         n_layers, n_units = shapes[one.kind]
-        if one.layer >= n_layers or one.unit >= n_units:
+        if not (0 <= one.layer < n_layers and 0 <= one.unit < n_units):
             raise StatisticsError(
                 f"there is no component {one} in {n_layers} layers of {n_units} {one.kind}s."
             )

@@ -3,6 +3,7 @@
 import importlib
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -248,6 +249,8 @@ def test_components_come_in_many_forms():
         ("a1,a1.h0", "'a1.h0' is named twice"),
         ([0.5], "no component '0.5'"),
         (np.zeros((2, 4)), r"shape \(2, 4\) names no components"),
+        ([Component(1, "neuron", -1)], "neurons 0 to 55"),
+        (pd.DataFrame({"layer": [0, 1], "head": [2, np.nan]}), "'head' is not a whole number"),
     ],
 )
 def test_other_components_are_refused(given, says: str):

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import tiny, word_pairs
+from conftest import tiny, word_pairs, word_tokenizer
 from kills import Killed, killed_at, names
+from tokenizers.processors import TemplateProcessing
 
 import interp
 from interp.errors import DataError, RunFolderError
@@ -205,6 +206,23 @@ def test_a_damaged_folder_is_refused_and_replaced_by_force(tmp_path: Path):
         small_run(out)
     small_run(out, force=True)
     assert folder.read(out, "test")[2]["x"].shape == (6,)
+
+
+def test_options_cover_the_tokenizer_but_not_how_it_last_padded():
+    tokenizer = word_tokenizer()
+    model = interp.load_model(tiny("gpt2").hf, tokenizer=tokenizer)
+    found = [identity(model)["tokenizer"]]
+    tokenizer(["w1", "w2 w3"], padding=True, truncation=True, max_length=4)
+    assert identity(model)["tokenizer"] == found[0]
+    with_bos = TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    for one, name, value in (
+        (tokenizer, "chat_template", "{{ messages }}"),
+        (tokenizer, "eos_token", "w9"),
+        (tokenizer.backend_tokenizer, "post_processor", with_bos),
+    ):
+        setattr(one, name, value)
+        found.append(identity(model)["tokenizer"])
+    assert len(set(found)) == 4
 
 
 def test_options_cover_weights_as_they_are_now():

@@ -88,8 +88,9 @@ def test_random_sets_say_what_is_missing():
         StatisticsError, match="layer 2 has 4 units and 3 are chosen, which leaves 1"
     ):
         sets_of([(0, 1), (2, 0), (2, 1), (2, 3)], 4, 1)
-    with pytest.raises(StatisticsError, match="no component a0.h4 in 21 layers of 4 heads"):
-        sets_of([(0, 4)], 4, 1)
+    for unit in (4, -1):
+        with pytest.raises(StatisticsError, match=f"component a0.h{unit} in 21 layers of 4 heads"):
+            sets_of([(0, unit)], 4, 1)
     with pytest.raises(StatisticsError, match="chosen twice"):
         sets_of([(0, 1), (0, 1)], 4, 1)
     with pytest.raises(StatisticsError, match=r"sizes of heads are \[2, 3\], not \[2, 4\]"):
