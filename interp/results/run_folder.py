@@ -71,8 +71,7 @@ def _part(value: Any) -> Any:
         return {name: getattr(value, name) for name in parts}
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
-    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-        # By its bytes: the text of a large lens would fill the memory.
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:  # as text it may be gigabytes
         held = hashlib.blake2b(np.ascontiguousarray(value), digest_size=16).hexdigest()
         return [str(value.dtype), *value.shape, held]
     if isinstance(value, np.ndarray | np.generic):
