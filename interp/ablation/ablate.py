@@ -361,7 +361,7 @@ def _run(
 def _fill(
     out: Columns, arrays: dict[str, np.ndarray], shape: tuple[int, int], lo: int, first: int
 ) -> None:
-    for name in {key.partition(".")[0] for key in arrays}:
+    for name in {key.rpartition(".")[0] for key in arrays}:
         baseline, ablated = arrays[f"{name}.baseline"], arrays[f"{name}.ablated"]
         if name not in out:
             out[name] = np.zeros(shape[0]), np.zeros(shape)
