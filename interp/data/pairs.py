@@ -149,6 +149,8 @@ def load_pairs(source: Any, split: str = "train") -> PromptPairs:
         return source
     if isinstance(source, str | Path):
         return PromptPairs.from_records(*read_records(source, split, "prompt pairs"))
+    if hasattr(source, "iterrows"):
+        raise DataError("pairs are a data frame; give its rows, such as frame.to_dict('records').")
     name = getattr(source, "info", None) and (source.info.dataset_name or "dataset")
     return PromptPairs.from_records(source, name or "records")
 
