@@ -235,6 +235,7 @@ def circuit_effects(
     found = found.of(model)
     options = chosen.model_dump() | identity(model)
     options |= {"texts": fingerprint(scenarios), "discovery": found.fingerprint}
+    options["frames"] = fingerprint([frames.style(style) for style in found.settings.styles])
 
     def made() -> EmotionEffects:
         groups, neutral = _texts(model, found, scenarios, frames, chosen.n)

@@ -1,9 +1,9 @@
 """What a study does, fixed before it runs: sizes, ablations, margins, seeds."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from circuits.recall_reasoning.designs import DesignName
 from interp.data.chat import Chat
@@ -23,7 +23,11 @@ from interp.data.records import (
 Rule = Literal["exclusive", "absolute", "clipped", "difference"]
 Ablation = Literal["resample", "mean", "zero"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-SOME = Field(min_length=1)
+T = TypeVar("T")
+Each = Annotated[
+    tuple[T, ...], Field(min_length=1), AfterValidator(lambda given: tuple(dict.fromkeys(given)))
+]
+"""One value or more; one given twice counts once."""
 ChatField = Annotated[
     Chat | None, Field(description="How prompts are put into the model's chat template.")
 ]
@@ -39,13 +43,11 @@ class StudySettings(ClosedRow):
     design: DesignName = Field(
         default="A-conflict", description="Which kinds of prompts are contrasted."
     )
-    sizes: Annotated[tuple[Count, ...], SOME] = Field(
-        default=(4, 8, 12, 16), description="Numbers of heads in a circuit."
-    )
-    rules: Annotated[tuple[Rule, ...], SOME] = Field(
+    sizes: Each[Count] = Field(default=(4, 8, 12, 16), description="Numbers of heads in a circuit.")
+    rules: Each[Rule] = Field(
         default=get_args(Rule), description="How components are ranked for an ability."
     )
-    ablations: Annotated[tuple[Ablation, ...], SOME] = Field(
+    ablations: Each[Ablation] = Field(
         default=get_args(Ablation),
         description="Kinds of ablation; the first decides, and random sets undergo only that one.",
     )
@@ -55,7 +57,7 @@ class StudySettings(ClosedRow):
     n_test: Count = Field(default=100, description="Largest number of test pairs per cell.")
     n_control: Count = Field(default=32, description="Number of test pairs for random sets.")
     n_random: Count = Field(default=100, description="Number of random sets per control.")
-    seeds: Annotated[tuple[Index, ...], SOME] = Field(
+    seeds: Each[Index] = Field(
         default=(0, 1, 2), description="Random seeds for the splits; each is a study of its own."
     )
     mlps: tuple[Count, ...] = Field(default=(), description="Numbers of MLPs in a circuit.")

@@ -196,3 +196,7 @@ def test_effects_return_from_their_folder(tmp_path: Path, monkeypatch: pytest.Mo
     other = EffectSettings(n=2, n_random=2)
     with pytest.raises(RunFolderError, match="n=3"):
         circuit_effects(model, found, unseen, FRAMES, other, tmp_path / "e")
+    words = {name: row | {"anger": "cross"} for name, row in FRAMES.words.items()}
+    reworded = FRAMES.model_copy(update={"words": words})
+    with pytest.raises(RunFolderError, match="with other frames"):
+        circuit_effects(model, found, unseen, reworded, settings, tmp_path / "e")

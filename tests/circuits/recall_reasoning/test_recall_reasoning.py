@@ -251,6 +251,8 @@ def test_every_cell_counts_as_much():
 
 def test_settings_read_back_and_refuse_what_they_do_not_know():
     assert StudySettings().but(**QUICK.record()) == QUICK
+    twice = StudySettings().but(seeds=[0, 1, 0], rules=["clipped"] * 2)
+    assert (twice.seeds, twice.rules) == ((0, 1), ("clipped",))
     with pytest.raises(DataError, match="Did you mean 'n_random'"):
         StudySettings().but(n_randoms=3)
     with pytest.raises(DataError, match="Did you mean 'difference'"):
