@@ -149,13 +149,6 @@ def test_a_batch_that_does_not_fit_is_split(monkeypatch: pytest.MonkeyPatch):
         interp.ablate(model, word_pairs(), singles(model), n_random=0)
 
 
-def test_intervals_do_not_depend_on_how_many_sets_there_are(monkeypatch: pytest.MonkeyPatch):
-    found = interp.ablate(tiny("llama"), word_pairs(), singles(tiny("llama")), n_random=0)
-    whole = found.table()
-    monkeypatch.setattr("interp.ablation.result.SETS_AT_ONCE", 5)
-    assert found.table().equals(whole)
-
-
 def test_noise_is_that_of_its_seed():
     def first(seed: int, kind: str = "noise") -> np.ndarray:
         found = interp.ablate(tiny("llama"), word_pairs(), "a1.h1", kind, seed=seed, n_random=0)
