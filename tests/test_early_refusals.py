@@ -1,5 +1,6 @@
 """What can be refused without a model is refused before one is loaded, whichever verb it is."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,14 @@ def test_any_path_of_too_long_a_name_is_told_in_a_sentence(capsys):
     ):
         line = refused(capsys, *arguments)
         assert "yyy...yyy" in line and len(line) < 160
+
+
+def test_a_path_that_may_not_be_read_is_told_in_a_sentence(capsys, monkeypatch):
+    def denied(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", denied)
+    assert refused(capsys, "show", "locked") == "error: 'locked': Permission denied"
 
 
 @pytest.mark.parametrize("verb", ["patch", "ablate", "attribute"])

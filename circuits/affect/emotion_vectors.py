@@ -11,7 +11,7 @@ Source: the method of arXiv 2604.07729.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -28,7 +28,7 @@ from circuits.emotion.texts import NEUTRAL, Vignette
 from circuits.emotion.transfer import Reading, read_vignettes, tables
 from interp.ablation.readouts import windows
 from interp.brief import brief
-from interp.data.prompts import TokenPrompt, prompt
+from interp.data.prompts import TokenPrompt
 from interp.errors import DataError, PlanError, did_you_mean, shown
 from interp.interventions.recording import activations
 from interp.interventions.steering_vector import SITE, SteeringVector, mean_states
@@ -49,22 +49,11 @@ SINKS = 4
 def text_states(
     model: Model, texts: Sequence[str], last: bool
 ) -> Float[Tensor, "text layer d_model"]:
-    """State behind each block: at a text's last token, or the mean over its tokens.
-
-    The first token of a sequence is left out of the mean: every token attends to it, and its state
-    is many times as large as others. `PlanError` where no other is left.
-    """
-    layers, at = range(model.arch.n_layers), "last" if last else "whole"
-    prompts = [_whole(model, text) for text in texts]
-    blocks = [prompts[i : i + AT_ONCE] for i in range(0, len(prompts), AT_ONCE)]
+    """State behind each block: at a text's last token, or the mean over all but its first."""
+    layers, at = range(model.arch.n_layers), "last" if last else "prompt"
+    blocks = [texts[i : i + AT_ONCE] for i in range(0, len(texts), AT_ONCE)]
     none = torch.zeros(0, len(layers), model.arch.d_model)
     return torch.cat([none, *(mean_states(model, one, layers, at).float() for one in blocks)])
-
-
-def _whole(model: Model, text: str) -> TokenPrompt:
-    """A text's tokens, of which the span ``whole`` has all but the first of the sequence."""
-    found = prompt(model, text, whole=text)
-    return replace(found, spans={"whole": tuple(at for at in found.spans["whole"] if at > 0)})
 
 
 def neutral_components(x: Float[Tensor, "text d_model"]) -> Float[Tensor, "component d_model"]:
@@ -241,7 +230,7 @@ def _halves(model: Model, source: EvokingTexts, emotion: str) -> dict[str, Any]:
     """Sum and number of the states of every second text, from the first and from the second on."""
     texts = source.of(model, emotion)
     some = texts.loc[texts["excluded"] == "", "text"]
-    short = np.array([not _whole(model, text).spans["whole"] for text in some], dtype=bool)
+    short = np.array([len(model.encode(text)) < 2 for text in some], dtype=bool)
     texts.loc[some.index[short], "excluded"] = SHORT
     x = text_states(model, some[~short].tolist(), source.kind == "frames")
     sums = torch.stack([x[half::2].sum(0) for half in (0, 1)])

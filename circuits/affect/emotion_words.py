@@ -14,7 +14,7 @@ from circuits.emotion.texts import NEUTRAL, Scenario, Situation, interleaved, lo
 from interp.brief import brief
 from interp.data.chat import Chat, switches
 from interp.data.records import Finite, Row, Text, checked_rows
-from interp.errors import DataError
+from interp.errors import DataError, shown
 from interp.interventions.generate import generate
 from interp.model.model import Model
 
@@ -22,6 +22,8 @@ LISTS = ("six", "goemotions", "broad")
 LEAST = 3
 """Emotions, so that there is a plane to put them in."""
 NORMS = ["valence", "arousal"]
+COLUMNS = ("id", "kind", "unsteered", "turn", "speaker", "part", "token", "tokens")
+"""Of results that have a column per emotion, too."""
 FRAMES = ("felt", "day", "made", "diary")
 """In turn near and far from the emotion's word, so that the two halves of the texts differ."""
 STORY = (
@@ -70,6 +72,9 @@ def load_words(source: str | Path) -> Words:
     found = {row.emotion: row.word or row.emotion for row in rows}
     if len(found) < LEAST:
         raise DataError(f"{source} names {len(found)} emotions; give at least {LEAST}.")
+    for name in found:
+        if name in COLUMNS or name.startswith("random "):
+            raise DataError(f"{source}: {shown(name)} is a column of results; rename this emotion.")
     return found
 
 

@@ -91,7 +91,10 @@ def plane(
     from interp.results.run_folder import fingerprint, in_one_piece
 
     ratings, found = load_norms(norms), EmotionVectors.load(run)
-    key = {"norms": fingerprint(ratings.reset_index().to_dict("list"))} | _key(found)
+    key = {
+        "norms": fingerprint(ratings.reset_index().to_dict("list")),
+        "vectors": found.provenance["run"],
+    }
     made = lambda: emotion_map(found, ratings)  # noqa: E731 (short)
     done = in_one_piece(into.out, "emotion map", key, made, EmotionMap, into.force)
     yield lambda: {"run": into.run} | done.summary()
@@ -120,7 +123,7 @@ def tokens(
     from circuits.affect.token_projections import TokenProjections, token_projections
     from interp.data.chat import Conversation
     from interp.data.records import read_rows, read_text
-    from interp.results.run_folder import fingerprint, in_one_piece
+    from interp.results.run_folder import fingerprint, identity, in_one_piece
 
     if (text is None) == (chat is None):
         raise PlanError("give one of --text and --chat: what is to be read.")
@@ -128,7 +131,11 @@ def tokens(
     found, names = EmotionVectors.load(run), names_in(emotions)
     found.rows(names)
     model = on.load()
-    key = {"emotions": names, "read": fingerprint(given)} | _key(found)
+    key = {
+        "vectors": found.provenance["run"],
+        "emotions": names,
+        "read": fingerprint(given),
+    } | identity(model)
     made = lambda: token_projections(model, found, given, names)  # noqa: E731 (short)
     done = in_one_piece(into.out, "emotion tokens", key, made, TokenProjections, into.force)
     yield lambda: {"run": into.run} | done.summary()
@@ -162,21 +169,18 @@ def choices(
     """Measure how steering with emotion vectors shifts choices, beside random directions."""
     from circuits.affect.emotion_choices import EmotionChoices, emotion_choices, load_choices
     from circuits.affect.emotion_vectors import EmotionVectors
-    from interp.results.run_folder import fingerprint, in_one_piece
+    from interp.results.run_folder import fingerprint, identity, in_one_piece
 
     asked, found, names = load_choices(questions), EmotionVectors.load(run), names_in(emotions)
     found.rows(names)
     options: dict[str, Any] = {"dose": dose, "layers": numbers("--layers", layers)}
     options |= {"n_random": n_random, "seed": seed}
     model = on.load()
-    key = options | {"emotions": names, "questions": fingerprint(asked)} | _key(found)
+    key = options | {"emotions": names, "questions": fingerprint(asked)}
+    key |= {"vectors": found.provenance["run"]} | identity(model)
     made = lambda: emotion_choices(model, found, asked, names, **options)  # noqa: E731 (short)
     done = in_one_piece(into.out, "emotion choices", key, made, EmotionChoices, into.force)
     yield lambda: {"run": into.run} | done.summary()
     shown = done.table.drop(columns=["random_low", "random_high", "questions"])  # the page has all
     print_table(shown, "shift of the log-odds of the first answer, in nats")
     print_run(into.out, done.excluded)
-
-
-def _key(found: Any) -> dict[str, Any]:
-    return {"vectors": found.provenance["run"], "weights": found.weights}

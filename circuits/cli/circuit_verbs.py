@@ -88,6 +88,12 @@ def discover(
         raise PlanError(
             "--scores replaces --model, --pairs and their chat; acdc and edge-pruning need these."
         )
+    fixed = settings.model_fields_set & {"method", "metric", "answers"}
+    if scores is not None and (fixed or limit or split_by):
+        raise PlanError(
+            "--scores has its own prompts, method, metric and answers; leave out --limit, "
+            "--split-by, --method, --metric and --answers."
+        )
     settings.check()
     if out.is_dir() == (out.suffix == ".json") and out.exists():
         what = "a folder" if out.is_dir() else "a file"
@@ -152,6 +158,7 @@ def evaluate(
     """Run a circuit, or the circuits of every size that scores give, on test prompts."""
     from circuits import discovery
     from interp.metrics import as_metric
+    from interp.results.folder import read_manifest
     from interp.results.run_folder import fingerprint, identity, in_one_piece, names_of
 
     given = _circuit_at(what)
@@ -162,7 +169,7 @@ def evaluate(
     named |= {"clusters": of_rows.split_by, "seed": seed}
     named |= names_of(rows) | identity(model)
     if given is None:
-        named |= {"scores": fingerprint([scored.values.values, scored.to_frame().to_dict("list")])}
+        named |= {"scores": fingerprint(read_manifest(what)["files"])}
     else:
         named |= {"circuit": fingerprint(given.to_json()), "n_random": n_random}
 

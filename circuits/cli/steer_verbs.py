@@ -34,7 +34,7 @@ def make(
     layers: LayersOption = None,
     method: Annotated[str, choice(METHODS, "How the direction of a layer is found.")] = "mean",
     at: Annotated[
-        str, choice(("last", "prompt"), "Read the last token, or the mean over all tokens.")
+        str, choice(("last", "prompt"), "Read the last token, or the mean over all but the first.")
     ] = "last",
 ) -> Record:
     """Make a steering vector from contrast pairs, for each layer."""

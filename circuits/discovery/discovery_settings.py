@@ -60,13 +60,17 @@ class DiscoverySettings(BaseModel):
             raise PlanError(f"--select {self.select} needs --size: a number, or a part of all.")
         if self.select in NEEDS_THRESHOLD and self.threshold is None:
             raise PlanError(f"--select {self.select} needs --threshold.")
+        given, searched = self.model_fields_set, self.select == "edge-pruning"
+        unscored = searched or (self.select == "acdc" and self.size is None)
         unused = {
             "--size": self.select == "threshold" and self.size is not None,
             "--threshold": self.select not in NEEDS_THRESHOLD and self.threshold is not None,
-            "--signed": self.select == "edge-pruning" and self.signed,
+            "--signed": unscored and self.signed,
+            "--method": unscored and "method" in given,
+            "--seed": not searched and "seed" in given,
         }
-        for option, given in unused.items():
-            if given:
+        for option, useless in unused.items():
+            if useless:
                 raise PlanError(f"--select {self.select} has no use for {option}; leave it out.")
         if self.size is not None:
             self.n(10**9)
@@ -75,7 +79,7 @@ class DiscoverySettings(BaseModel):
         """How many of `of` components `size` asks for; a part is rounded down, as MIB does."""
         text = self.size or "1.0"
         try:
-            part = None if text.isdigit() else float(text)
+            part = None if text.isdecimal() else float(text)
         except ValueError:
             part = -1.0
         if part is None and int(text):

@@ -97,9 +97,10 @@ def top_neurons(scores: UnitScores, n: int, absolute: bool = True) -> Circuit:
     mean = torch.from_numpy(scores.mean().values)
     _check_size(n, mean.numel())
     order = (mean.abs() if absolute else mean).flatten().argsort(descending=True, stable=True)[:n]
-    neurons: dict[str, list[int]] = {f"m{layer}": [] for layer in range(len(mean))}
+    names = [f"m{layer}" for layer in scores.values["layer"].values]  # of those with neurons
+    neurons: dict[str, list[int]] = {name: [] for name in names}
     for flat in order.sort().values.tolist():
-        neurons[f"m{flat // mean.shape[1]}"].append(flat % mean.shape[1])
+        neurons[names[flat // mean.shape[1]]].append(flat % mean.shape[1])
     chosen = _chosen(scores, scores.graph.exists.clone(), None, f"top {n} neurons")
     return replace(chosen, neurons={name: tuple(kept) for name, kept in neurons.items()})
 

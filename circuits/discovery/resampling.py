@@ -162,7 +162,7 @@ def _table(
     absolute: bool,
 ) -> pd.DataFrame:
     own = scores[0]
-    table = pd.DataFrame({"score": own.mean(0), "rank": mean_ranks(own, drawn, absolute)})
+    table = pd.DataFrame({"score": own.mean(0), "rank": mean_ranks(own, drawn)})
     table["prompts"] = inclusion(own, drawn, n, absolute)
     if groups is not None:
         table["groups"] = inclusion(own, groups, n, absolute)

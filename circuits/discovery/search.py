@@ -182,7 +182,8 @@ def select(scores: Scores, settings: DiscoverySettings, where: str = "the scores
     if settings.select == "threshold":
         found = threshold_edges(given, settings.threshold or 0.0, not settings.signed)
     else:
-        n = settings.n(int(scores.values[0].size))
+        of_nodes = settings.select == "nodes"  # of which the embedding is no choice
+        n = settings.n(int(scores.values[0].size) - of_nodes)
         ways: dict[str, Any] = {"greedy": greedy_edges, "nodes": top_nodes, "neurons": top_neurons}
         found = ways.get(settings.select, top_edges)(given, n, not settings.signed)
     return _not_empty(found)

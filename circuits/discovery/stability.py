@@ -113,6 +113,11 @@ def _made(
         return done
     on = Evaluator.of(model, test, settings.metric, settings.ablation, settings.answers)
     of_test, own_entities = _labels(test, settings, on.ids)
+    try:
+        consensus = done.consensus()
+    except PlanError as error:  # the rest of the run stands
+        warnings = (*done.warnings, f"nothing was run on the test prompts: {error}")
+        return replace(done, warnings=warnings)
     ranking = consensus_ranking(found[0], done.edges["rank"].to_numpy(float))
     held = done.edges[list(settings.over)].min(axis=1) >= settings.threshold
     with reported(progress, "circuits on test prompts", 1, "run") as report:
@@ -120,7 +125,7 @@ def _made(
             on,
             found[0],
             ranking,
-            done.consensus(),
+            consensus,
             int(held.sum()),
             (groups, of_test),
             own_entities,

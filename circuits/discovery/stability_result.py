@@ -38,8 +38,8 @@ class Stability(Result):
 
     Attributes:
         edges: a row per edge: ``edge``, ``score`` (mean over pairs, by the first method), ``rank``
-            (mean over resamples, 1 the largest), and its inclusion over ``prompts``, ``groups``
-            and ``methods``, as far as these were resampled.
+            (by size, mean over resamples, 1 the largest), and its inclusion over ``prompts``,
+            ``groups`` and ``methods``, as far as these were resampled.
         nodes: the same of nodes: ``node``, ``score``, ``prompts``, …
         samples: a row per pair of disjoint samples: ``part`` of the prompts in each, ``n_pairs``
             (mean), Jaccard index of top ``edges`` and ``nodes``, ``rank_correlation``; and, of some

@@ -71,7 +71,7 @@ def bridge(
         asked = Asked.of(model, facts, settings)
         drawn = drawn_swaps(model, asked, neutral, settings)
         lenses = {"logit lens": None} | ({} if jacobian is None else {"Jacobian lens": jacobian})
-        ranks = [_ranks(model, asked, name, one) for name, one in lenses.items()]
+        ranks = [_ranks(model, asked, *one, settings.seed) for one in lenses.items()]
         along = [direction_swaps(model, asked, drawn, settings, *one) for one in lenses.items()]
         states = measured_swaps(model, asked, drawn, settings, progress)
         swaps = pd.concat([states, *along], ignore_index=True)
@@ -92,7 +92,9 @@ def bridge(
 # --- read ----------------------------------------------------------------------------------------
 
 
-def _ranks(model: Model, asked: Asked, lens: str, jacobian: JacobianLens | None) -> pd.DataFrame:
+def _ranks(
+    model: Model, asked: Asked, lens: str, jacobian: JacobianLens | None, seed: int
+) -> pd.DataFrame:
     """By depth and place: ranks of the bridge, the other bridges, and the answer's first token."""
     found = asked.of_half()
     bridges = sorted({one.bridge for one in found})
@@ -121,6 +123,6 @@ def _ranks(model: Model, asked: Asked, lens: str, jacobian: JacobianLens | None)
         "answer_rank": np.median(answer, 0).ravel(),
     }
     for name, values in (("beats", beats), ("lower", lower)):
-        value, low, high = bootstrap_mean(values, clusters=clusters)
+        value, low, high = bootstrap_mean(values, seed, clusters=clusters)
         columns |= {name: value.ravel(), f"{name}_low": low.ravel(), f"{name}_high": high.ravel()}
     return pd.DataFrame(columns | {"n": len(found), "countries": len(bridges)})

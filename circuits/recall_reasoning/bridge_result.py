@@ -70,7 +70,7 @@ def chosen_cells(swaps: pd.DataFrame, seed: int) -> pd.DataFrame:
         of_contrast = test[test["condition"].isin((condition, *others))]
         for position in dict.fromkeys(swaps["position"]):
             own_gap = gap.dropna().xs(position, level="position")
-            layer = int(own_gap.idxmax())
+            layer = int(own_gap.sort_index().idxmax())
             at = (of_contrast["layer"] == layer) & (of_contrast["position"] == position)
             cell = of_contrast[at]
             for which, part in (("all", cell), ("no shortcut", cell[~cell["by_shortcut"]])):

@@ -74,8 +74,8 @@ class Thought(Result):
                 own = own[~own["answer_named"]]
             for outcome in OUTCOMES if len(own) else ():
                 hit = (self.outcomes[own.index] == outcome).to_numpy(float)
-                rate = bootstrap_mean(hit, clusters=own["bridge"].tolist()).columns("rate")
-                row = {"condition": name, "outcome": outcome} | rate
+                rate = bootstrap_mean(hit, self.settings.seed, clusters=own["bridge"].tolist())
+                row = {"condition": name, "outcome": outcome} | rate.columns("rate")
                 rows.append(row | {"n": len(own), "bridges": own["bridge"].nunique()})
         return pd.DataFrame(rows)
 
@@ -98,7 +98,7 @@ class Thought(Result):
             outcomes, clusters = self.outcomes[own.index], own["bridge"].tolist()
             for name, hit in (("changed", "neither"), ("no_answer", "no answer")):
                 values = (outcomes == hit).to_numpy(float)
-                row |= bootstrap_mean(values, clusters=clusters).columns(name)
+                row |= bootstrap_mean(values, self.settings.seed, clusters=clusters).columns(name)
             row |= {"same_sentence": float(own["same"].mean())}
             rows.append(row | {"n": len(own), "bridges": own["bridge"].nunique()})
         return pd.DataFrame(rows)

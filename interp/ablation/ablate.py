@@ -35,6 +35,7 @@ from interp.data.pairs import (
     load_pairs,
     tokenise,
     unpaired,
+    warn_of,
 )
 from interp.data.prompts import Prompts, TokenPrompt, as_prompts, prompts_of
 from interp.data.token_batch import TokenBatch, laid_out
@@ -92,7 +93,8 @@ def ablate(
         kind: ``"resample"``: the activation of the token's partner in the pair's corrupt prompt (a
             token without one is not replaced); ``"mean"``: over `reference`, at each position if
             all prompts are of one form, else and at answers' tokens over all tokens; ``"zero"``;
-            ``"noise"`` of 3 standard deviations of the activations, added.
+            ``"noise"`` added, of 3 standard deviations of the activations at all tokens of the 16
+            pairs (or windows of text) of a block.
         readouts: metrics as `interp.patch` takes them, ``"accuracy"`` among `candidates`, or
             ``"vocab_accuracy"``.
         answers: ``"whole"``: all tokens of the answers; ``"first"``: the first of each alone.
@@ -113,6 +115,7 @@ def ablate(
 
     Warns:
         InterpWarning: tokens without a partner are not resampled; ``result.warnings`` says so, too.
+            Or pairs of `reference` cannot be used.
 
     Raises:
         PlanError: a component that the model does not have; an unknown kind, or one that lacks its
@@ -190,9 +193,11 @@ def _warned(result: AblationResult) -> AblationResult:
 
 
 def _prompts(model: Model, reference: Prompts) -> list[TokenPrompt]:
-    """Reference prompts; of prompt pairs those that fit the model."""
+    """Reference prompts; of prompt pairs those that fit the model, with a warning of others."""
     if isinstance(reference, PromptPairs):
-        return prompts_of(tokenise(model, reference)[0])
+        kept, refused = tokenise(model, reference)
+        warn_of(refused, len(kept))
+        return prompts_of(kept)
     return as_prompts(model, reference)
 
 
@@ -357,7 +362,7 @@ def _run(
 def _fill(
     out: Columns, arrays: dict[str, np.ndarray], shape: tuple[int, int], lo: int, first: int
 ) -> None:
-    for name in {key.partition(".")[0] for key in arrays}:
+    for name in {key.rpartition(".")[0] for key in arrays}:
         baseline, ablated = arrays[f"{name}.baseline"], arrays[f"{name}.ablated"]
         if name not in out:
             out[name] = np.zeros(shape[0]), np.zeros(shape)

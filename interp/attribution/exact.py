@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.attribution.contrast import Contrast, contrasts, plain_runs, run
-from interp.data.pairs import AnswerMode, PromptPairs, load_pairs, tokenise
+from interp.data.pairs import AnswerMode, PromptPairs, load_pairs, tokenise, warn_of
 from interp.errors import PlanError
 from interp.forward.blocks import attend, bias_of, head_writes, mlp_write, norm, weight_of
 from interp.forward.packed import BatchEdit, Pack, Rows, Write, run_packed, shares_prefixes
@@ -288,7 +288,8 @@ def path_patch(
 
     `pairs` is anything `load_pairs` takes; each path is as ``"a3.h1->a9.h2<q>->m11->logits"``: a
     node that writes, then what reads it in turn, and what lies after the last one is recomputed;
-    `metric` and `answers` are as in `interp.attribute_edges`.
+    `metric` and `answers` are as in `interp.attribute_edges`. Of pairs that cannot be used, an
+    `InterpWarning` tells, and ``attrs["excluded"]`` the reason for each, by id.
 
     Raises:
         PlanError: a path does not parse, or a step goes backwards; the message names it.
@@ -300,10 +301,11 @@ def path_patch(
     if not paths:
         raise PlanError("no path was given; write some, such as 'a3.h1->a9.h2<q>->logits'.")
     steps = [parse_path(graph, path) for path in paths]
-    usable, _ = tokenise(model, load_pairs(pairs), answers)
+    usable, refused = tokenise(model, load_pairs(pairs), answers)
+    attrs = {"excluded": warn_of(refused, len(usable))}
     parts = [path_effects(model, c, steps).numpy() for c in contrasts(model, usable, metric)]
     coords = {"pair": [pair.pair.id for pair in usable], "path": list(paths)}
-    return xr.DataArray(np.concatenate(parts), dims=("pair", "path"), coords=coords)
+    return xr.DataArray(np.concatenate(parts), coords, ("pair", "path"), attrs=attrs)
 
 
 def parse_path(graph: Graph, path: str) -> tuple[int, ...]:

@@ -4,6 +4,7 @@
 tokens, aligned; `tokenise` makes them and names every refused row with its reason.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from interp.data.answers import Aliases, both_answers
 from interp.data.chat import Chat, Conversation, Range, render
 from interp.data.pair_records import pair_fields
 from interp.data.records import read_records, refuse_repeated
-from interp.errors import DataError, PlanError, shown
+from interp.errors import DataError, InterpWarning, PlanError, shown
 from interp.model.model import Model
 from interp.model.rendered import Rendered
 
@@ -148,6 +149,8 @@ def load_pairs(source: Any, split: str = "train") -> PromptPairs:
         return source
     if isinstance(source, str | Path):
         return PromptPairs.from_records(*read_records(source, split, "prompt pairs"))
+    if hasattr(source, "iterrows"):
+        raise DataError("pairs are a data frame; give its rows, such as frame.to_dict('records').")
     name = getattr(source, "info", None) and (source.info.dataset_name or "dataset")
     return PromptPairs.from_records(source, name or "records")
 
@@ -304,6 +307,15 @@ def tokenise(
             f"first: {first.where}: {first.reason}"
         )
     return usable, refused
+
+
+def warn_of(excluded: Sequence[Excluded], n_used: int) -> dict[str, str]:
+    """Warn of refused rows, where a result has no list of them; their reasons, by id."""
+    if excluded:
+        n, first = len(excluded), excluded[0]
+        said = f"{n} of {n + n_used} pairs are left out; first: {first.where}: {first.reason}"
+        warnings.warn(said, InterpWarning, stacklevel=3)
+    return {row.id: row.reason for row in excluded}
 
 
 def _tokenise(model: Model, pair: Pair, mode: str) -> TokenPair:

@@ -64,7 +64,8 @@ def steering_vector(
             the first principal component of the differences, or of both sides after the mean of
             each pair is taken away. ``"pca_diff"`` subtracts the mean difference, so it is the
             direction in which pairs differ from each other.
-        at: which tokens are read, as in `interp.activations`; the mean of several.
+        at: which tokens are read, as in `interp.activations`; the mean of several. ``"prompt"`` is
+            all but the first, an attention sink, whose state is many times as large as others.
 
     Returns:
         v of each layer, which leads from the mean of the negative to that of the positive texts;

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.brief import brief
-from interp.data.pairs import AnswerMode, PromptPairs, TokenPair, load_pairs, tokenise
+from interp.data.pairs import AnswerMode, PromptPairs, TokenPair, load_pairs, tokenise, warn_of
 from interp.data.prompts import Prompts, TokenPrompt, as_prompts, batches, pad, prompts_of
 from interp.data.token_batch import TokenBatch, laid_out
 from interp.errors import PlanError
@@ -90,21 +90,23 @@ def sweep_plans(
     Args:
         model: the model.
         pairs: anything `load_pairs` takes, or already in tokens; rows that do not fit the model
-            are left out, as the coordinates show.
+            are left out, with an `InterpWarning`.
         plans: by name, or numbered. In values with a prompt axis, entry i is for pair i.
         metric: as `interp.patch` takes it.
         run: which prompt of each pair is run.
         answers: as `interp.patch` takes it; of no effect on pairs that are already in tokens.
 
     Returns:
-        Values with dims (pair, plan), the pairs' ids and the plans' names as coordinates.
+        Values with dims (pair, plan), the pairs' ids and the plans' names as coordinates;
+        ``attrs["excluded"]`` has the reason for each row that is left out, by id.
 
     Raises:
         PlanError: unknown metric, or a plan that cannot be carried out on these prompts.
     """
-    rows = pairs
+    rows, excluded = pairs, {}
     if not (isinstance(rows, list | tuple) and all(isinstance(one, TokenPair) for one in rows)):
-        rows = tokenise(model, load_pairs(rows), answers)[0]
+        rows, refused = tokenise(model, load_pairs(rows), answers)
+        excluded = warn_of(refused, len(rows))
     named = dict(plans) if isinstance(plans, Mapping) else dict(enumerate(plans))
     steps = [as_plan(plan) for plan in named.values()]
     chosen, prompts = as_metric(metric), prompts_of(rows, run)
@@ -122,6 +124,7 @@ def sweep_plans(
         (values,) = by_alias(chosen, rows, measured)
     coords = {"pair": [row.pair.id for row in rows], "plan": list(named)}
     attrs = {"metric": chosen.name, "unit": chosen.unit, "run": run, "model": model.name}
+    attrs["excluded"] = excluded
     return xr.DataArray(values, coords, ("pair", "plan"), chosen.name, attrs)
 
 

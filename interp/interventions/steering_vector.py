@@ -168,8 +168,7 @@ class SteeringVector(Result):
         """Where texts are along the vector: dims (prompt, layer).
 
         0 is the mean of the negative, 1 that of the positive texts; without an origin, the
-        coordinate is counted from zero. `at` as in `interp.activations`; the mean of several
-        tokens.
+        coordinate is counted from zero. `at` as in `mean_states`.
         """
         states = mean_states(model, prompts, self.layers, at)
         origin = torch.zeros_like(self.vectors) if self.origin is None else self.origin
@@ -286,7 +285,16 @@ class SteeringVector(Result):
 def mean_states(
     model: Model, prompts: Prompts, layers: Sequence[int], at: Positions
 ) -> Float[Tensor, "prompt layer d_model"]:
-    """States behind some blocks in fp64, the mean over the tokens `at` of each prompt."""
-    found = activations(model, as_prompts(model, prompts), SITE, list(layers), at=at)
+    """States behind some blocks in fp64, the mean over the tokens `at` of each prompt.
+
+    ``"prompt"`` leaves out the first token: every token attends to it, and its state is many times
+    as large as others. `PlanError` where no other is left.
+    """
+    rows = as_prompts(model, prompts)
+    if at == "prompt":
+        spans = [{**row.spans, "rest": tuple(range(1, len(row.ids)))} for row in rows]
+        rows = [replace(row, spans=own) for row, own in zip(rows, spans, strict=True)]
+        at = "rest"
+    found = activations(model, rows, SITE, list(layers), at=at)
     states = torch.stack([found[layer].double() for layer in layers], 1)
     return states if states.ndim == 3 else states.nanmean(2)

@@ -10,6 +10,7 @@ renamed into place. Whatever was made of other weights, data or options is refus
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -70,6 +71,9 @@ def _part(value: Any) -> Any:
         return {name: getattr(value, name) for name in parts}
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:  # as text it may be gigabytes
+        held = hashlib.blake2b(np.ascontiguousarray(value), digest_size=16).hexdigest()
+        return [str(value.dtype), *value.shape, held]
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, Mapping):

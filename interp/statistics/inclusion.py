@@ -49,17 +49,15 @@ def inclusion(
     return np.asarray(counts / len(weights))
 
 
-def mean_ranks(
-    scores: PerPrompt, weights: Weights, absolute: bool = True
-) -> Float[np.ndarray, " component"]:
-    """Mean rank of each component over the samples, 1 the largest; arguments as in `inclusion`.
+def mean_ranks(scores: PerPrompt, weights: Weights) -> Float[np.ndarray, " component"]:
+    """Mean rank by size of each component over the samples, 1 the largest.
 
     N + 1 - rank is the sum over n = 1 … N of the inclusion among the top n, so an order by mean
     rank is an order by inclusion averaged over all sizes.
     """
     total = np.zeros(scores.shape[1])
     places = np.arange(1, scores.shape[1] + 1)
-    for sums in _summed(scores, weights, absolute):
+    for sums in _summed(scores, weights, absolute=True):
         for row in sums:
             total[np.argsort(-row, kind="stable")] += places
     return total / len(weights)

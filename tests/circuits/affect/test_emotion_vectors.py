@@ -273,6 +273,7 @@ def test_faulty_words_are_refused(tmp_path: Path):
         ('{"emotion": "joy"}\n{"emotion": "joy"}\n{"emotion": "awe"}', "emotion 'joy' was used"),
         ('{"emotion": "joy"}\n{"emotion": "awe"}', "names 2 emotions"),
         ('{"emotion": " "}', "line 1"),
+        ('{"emotion": "joy"}\n{"emotion": "awe"}\n{"emotion": "kind"}', "'kind' is a column"),
     ):
         file.write_text(text)
         with pytest.raises(DataError, match=says):

@@ -272,6 +272,9 @@ def test_all_of_it_on_the_command_line(tmp_path: Path, capsys, monkeypatch):
     text.write_text("Oh no")
     assert report(capsys, *read, "--text", str(text))["parts"][0]["speaker"] == "text"
     assert "another" in refused(capsys, *read, "--text", str(text), "--out", out)
+    monkeypatch.setattr(interp, "load_model", lambda name, **options: tiny("llama"))
+    assert "other weights" in refused(capsys, *read, "--chat", str(chat), "--out", out)
+    monkeypatch.setattr(interp, "load_model", lambda name, **options: model)
 
     ask = ["emotion", "choices", str(run), "--model", "m", "--n-random", "10"]
     told = report(capsys, *ask, "--emotions", "joy,fear", "--out", str(tmp_path / "choices"))

@@ -97,6 +97,7 @@ def shown(capsys: pytest.CaptureFixture, out: Path) -> str:
         (["--select", "greedy", "--size", "0.1", "--signed"], "eap-dg, greedy 26"),
         (["--select", "threshold", "--threshold", "0.05"], "eap-dg, score >= 0.05"),
         (["--select", "nodes", "--size", "6", "--method", "exact"], "exact, top 6 nodes"),
+        (["--select", "nodes", "--size", "1.0"], "eap-dg, top 15 nodes"),
         (["--select", "neurons", "--size", "20"], "eap-dg (mlp_post), top 20 neurons"),
         (["--select", "acdc", "--threshold", "0.001", "--size", "60"], "ACDC, threshold 0.001"),
         (["--select", "edge-pruning", "--size", "0.2"], "edge pruning, 80.2% cut, 5 steps"),
@@ -142,6 +143,9 @@ def test_a_folder_keeps_the_scores_and_resumes(folder: Path, tmp_path: Path, cap
         (["--select", "top", "--size", "40", "--threshold", "1"], "no use for --threshold"),
         (["--select", "threshold", "--size", "4", "--threshold", "1"], "no use for --size"),
         (["--size", "2.5"], "--size '2.5': write a number of components"),
+        (["--size", "²"], "--size '²': write a number of components"),
+        (["--select", "acdc", "--threshold", "1", "--method", "eap"], "no use for --method"),
+        (["--size", "40", "--seed", "1"], "no use for --seed"),
         (["--size", "many"], "--size 'many': write a number of components"),
         (["--size", "0"], "--size '0': write a number of components, 1 or more"),
         (["--size", "0.001"], "--size 0.001 of 262 components is none"),
@@ -171,6 +175,9 @@ def test_other_runs_are_not_written_into(folder: Path, scores: str, tmp_path: Pa
 def test_scores_replace_model_and_pairs(folder: Path, scores: str, tmp_path: Path, capsys):
     command = ["circuit", "discover", "--out", str(tmp_path / "c.json"), "--size", "9"]
     assert "nothing to discover from" in refused(capsys, *command)
+    for unused in (["--limit", "4"], ["--method", "eap"]):
+        line = refused(capsys, *command, "--scores", scores, *unused)
+        assert "--scores has its own prompts, method, metric and answers" in line
     both = refused(capsys, *command, *on(folder, "discovery"), "--scores", scores)
     assert "--scores replaces --model" in both
     nodes = refused(capsys, *command, "--scores", scores, "--select", "nodes")

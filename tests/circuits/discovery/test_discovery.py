@@ -226,6 +226,8 @@ def test_neuron_circuits_run_only_their_neurons():
         edges[test.graph.node(name)] = False
     np.testing.assert_allclose(none, test.metric_of(Circuit(test.graph, edges)), atol=1e-5)
     assert sum(map(len, top_neurons(scores, 40).neurons.values())) == 40
+    second = dataclasses.replace(scores, values=scores.values.isel(layer=[1]))  # the only dense one
+    assert list(top_neurons(second, 3).neurons) == ["m1"]
 
 
 def test_node_circuits_keep_all_outgoing_edges():

@@ -214,6 +214,11 @@ def test_the_consensus_ranking_has_the_order_of_ranks_and_the_signs_of_scores():
     assert (np.argsort(-np.abs(values), kind="stable") == np.argsort(ranks, kind="stable")).all()
     assert (np.sign(values) == np.sign(scores.mean().values)).all()
     assert set(top_edges(ranking, 3).edge_names) == set(PATH)
+    # by sign the largest positive scores come first, the largest negative one last
+    signed = resampled([scores], quick(signed=True)).edges["rank"].to_numpy(float)
+    assert (signed == ranks).all()
+    last = np.argsort(-values, kind="stable")[-1]
+    assert SMALL.edge_names[last] == PATH[1]
     assert ranking.n_pairs == 1 and ranking.prompts == scores.prompts
 
 
@@ -229,6 +234,13 @@ def test_a_run_is_read_back_and_its_scores_serve_another(run: tuple[Stability, P
         found.graph, torch.zeros_like(exists).masked_scatter(exists, torch.tensor(held))
     )
     assert bool((again.consensus().edges == expected).all())
+
+    none = SETTINGS.model_copy(update={"edges": 1, "threshold": 1.0})
+    rows, test = template_pairs(16), template_pairs(8, 20)
+    empty = circuits.stability(
+        tiny("llama"), rows, none, test=test, scores=folder / "scores", progress=False
+    )
+    assert empty.held_out is None and "no path from the input" in empty.warnings[-1]
 
     def never(*args: object, **options: object) -> None:
         raise AssertionError("scores are computed again")

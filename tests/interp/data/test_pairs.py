@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import tiny, word_pairs
 from hypothesis import given, settings
@@ -77,6 +78,8 @@ def test_every_source_gives_the_same_pairs(tmp_path: Path):
     for pairs in (of_str, of_dataset, of_records):
         for got, want in zip(pairs, of_file, strict=True):
             assert vars(got) | {"where": ""} == vars(want) | {"where": ""}
+    with pytest.raises(DataError, match="a data frame; give its rows"):
+        load_pairs(pd.DataFrame(records))
 
 
 def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path):

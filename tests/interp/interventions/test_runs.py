@@ -11,7 +11,7 @@ import interp
 from interp import Ablate, Add, KnockOut, Patch, Plan, Scale
 from interp.data.pairs import tokenise
 from interp.data.prompts import TokenPrompt, batches
-from interp.errors import PlanError
+from interp.errors import InterpWarning, PlanError
 from interp.forward.layer_calls import positions_and_mask
 from interp.model.model import Model
 
@@ -60,6 +60,21 @@ def test_any_batch_split_gives_the_same_numbers(monkeypatch):
         )
         again = interp.sweep_plans(model, pairs, plans)
         assert float(abs(again - swept).max()) < 1e-5
+
+
+def test_pairs_that_cannot_be_used_are_said():
+    model, good = tiny("llama"), word_pairs()
+    bad = dataclasses.replace(good[0], id="bad", wrong_answer=good[0].answer)
+    rows = interp.PromptPairs((bad, *good), "pairs")
+    calls = (
+        lambda: interp.sweep_plans(model, rows, {"none": ()}),
+        lambda: interp.path_patch(model, rows, ["m0->logits"]),
+        lambda: interp.ablate(model, good, "a1.h2", "mean", reference=rows, n_random=0).reading(),
+    )
+    reasons = {"bad": "answer and wrong_answer are the same token 'w20'."}
+    for call, excluded in zip(calls, (reasons, reasons, None), strict=True):
+        with pytest.warns(InterpWarning, match="^1 of 4 pairs are left out; first: .*same token"):
+            assert call().attrs.get("excluded") == excluded
 
 
 def test_batches_hold_every_prompt_once_within_the_budget(tiny_model: Model):

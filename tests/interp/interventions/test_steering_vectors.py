@@ -95,11 +95,11 @@ def test_the_held_out_order_is_that_of_pairs_left_out():
     assert table["part_of_norm"][0] == pytest.approx(table["length"][0] / made.norms[0])
 
 
-def test_the_mean_of_several_tokens_is_read():
+def test_the_mean_of_all_tokens_but_the_first_is_read():
     model = tiny("llama")
     made = steering_vector(model, PAIRS, layers=1, at="prompt")
     found = interp.activations(model, [text for pair in PAIRS for text in pair], "resid_post", 1)[1]
-    means = torch.stack([row[: int((~row.isnan().any(-1)).sum())].mean(0) for row in found])
+    means = torch.stack([row[1 : int((~row.isnan().any(-1)).sum())].mean(0) for row in found])
     torch.testing.assert_close(made[1], (means[::2] - means[1::2]).mean(0), atol=1e-5, rtol=0)
 
 

@@ -143,7 +143,7 @@ def test_the_function_sees_only_fp32_logits_and_the_pairs_answers():
 # --- registered --------------------------------------------------------------------------------
 
 
-@interp.metric(name="test odds", unit="nats", reads="answers")
+@interp.metric(name="test.odds", unit="nats", reads="answers")
 def odds(log_p: Tensor) -> Tensor:
     return log_p[:, 0] - log_p[:, 1]
 
@@ -157,32 +157,32 @@ def test_a_registered_metric_is_known_by_name_and_reads_whole_answers():
     model = tiny("gpt_neox")
     for pairs in (word_pairs(), whole_pairs()):
         wanted = interp.patch(model, pairs, "z", "layer,head")
-        for given in (odds, "test odds", "test_metric_functions:odds"):
+        for given in (odds, "test.odds", "test_metric_functions:odds"):
             found = interp.patch(model, pairs, "z", "layer,head", metric=given)
             np.testing.assert_allclose(found.values, wanted.values, atol=1e-4)
-            assert (found.metric, found.unit) == ("test odds", "nats")
+            assert (found.metric, found.unit) == ("test.odds", "nats")
     found = interp.patch(model, word_pairs(), "z", "layer", metric="top_logit")
     assert found.unit == "top_logit units"
     result = interp.ablate(model, whole_pairs(), "L1H2", readouts=["logit_diff", odds], n_random=0)
     for variable in ("baseline", "ablated"):
-        both = (result.reading(name)[variable] for name in ("logit_diff", "test odds"))
+        both = (result.reading(name)[variable] for name in ("logit_diff", "test.odds"))
         np.testing.assert_allclose(*both, atol=1e-4)
-    assert result.reading("test odds").attrs["unit"] == "nats"
+    assert result.reading("test.odds").attrs["unit"] == "nats"
 
 
 @pytest.mark.parametrize("method", ["eap", "eap-ig", "eap-dg", "exact"])
 def test_attribution_differentiates_functions_of_logits_and_of_answers(method: str):
     model, pairs = tiny("gpt2"), word_pairs()
     named = interp.attribute_nodes(model, pairs, method)
-    for metric, name in ((answer_gap, "answer_gap"), (odds, "test odds")):
+    for metric, name in ((answer_gap, "answer_gap"), (odds, "test.odds")):
         given = interp.attribute_nodes(model, pairs, method, metric=metric)
         np.testing.assert_allclose(given.values, named.values, atol=1e-4)
         assert given.metric == name
 
 
 def test_what_is_no_metric_is_refused():
-    with pytest.raises(PlanError, match="there is a metric 'test odds' already, of test_metric"):
-        interp.metric(name="test odds")(entropy)
+    with pytest.raises(PlanError, match="there is a metric 'test.odds' already, of test_metric"):
+        interp.metric(name="test.odds")(entropy)
     with pytest.raises(PlanError, match="named 'prob', as a metric of the toolkit"):
         interp.metric(name="prob")(entropy)
     with pytest.raises(PlanError, match="takes 2 arguments; it must take the log-prob"):

@@ -33,6 +33,12 @@ from interp.results.run_folder import (
 OPTIONS = {"site": "z", "limit": 8}
 
 
+def test_arrays_are_told_apart_by_type_shape_and_values():
+    x = np.arange(6.0)
+    others = [x.reshape(2, 3), x.astype(np.float32), x[::-1], x.astype(object)]
+    assert len({fingerprint(one) for one in (x, x.copy(), *others)}) == 5
+
+
 def arrays(i: int) -> dict[str, np.ndarray]:
     return {"x": np.arange(3.0) + i}
 
