@@ -147,7 +147,7 @@ def run(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        if error.errno not in (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM):
             return _bug()
         print(f"error: {shown(error.filename)}: {error.strerror}", file=sys.stderr)
         return 2

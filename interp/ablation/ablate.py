@@ -93,7 +93,8 @@ def ablate(
         kind: ``"resample"``: the activation of the token's partner in the pair's corrupt prompt (a
             token without one is not replaced); ``"mean"``: over `reference`, at each position if
             all prompts are of one form, else and at answers' tokens over all tokens; ``"zero"``;
-            ``"noise"`` of 3 standard deviations of the activations, added.
+            ``"noise"`` added, of 3 standard deviations of the activations at all tokens of the 16
+            pairs (or windows of text) of a block.
         readouts: metrics as `interp.patch` takes them, ``"accuracy"`` among `candidates`, or
             ``"vocab_accuracy"``.
         answers: ``"whole"``: all tokens of the answers; ``"first"``: the first of each alone.

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -58,7 +59,7 @@ class Replacement:
         if self.kind == "resample":
             return self._resampled(counterparts, partners)
         if self.kind == "noise":
-            return self._noise(tokens, self.seed + block)
+            return self._noise(tokens, block)
         return {point: Rewrite(0.0) for point in self._points}
 
     @property
@@ -69,9 +70,10 @@ class Replacement:
         points = [(SITES[site], layer) for site, layer in self._points]
         return dict(zip(self._points, activations_in(self.model, tokens, points), strict=True))
 
-    def _noise(self, tokens: TokenBatch, seed: int) -> Rewrites:
+    def _noise(self, tokens: TokenBatch, block: int) -> Rewrites:
         real, found = tokens.mask.sum(-1).cpu(), dict[tuple[str, int], Rewrite]()
-        generators = {site: torch.Generator().manual_seed(seed) for site in self.layers}
+        seeds = {site: crc32(f"{self.seed} {block} {site}".encode()) for site in self.layers}
+        generators = {site: torch.Generator().manual_seed(seed) for site, seed in seeds.items()}
         for (site, layer), x in self._recorded(tokens).items():
             there = torch.arange(x.shape[1]) < real[:, None]
             drawn = torch.randn(x.shape, generator=generators[site])

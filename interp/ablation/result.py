@@ -14,14 +14,13 @@ from interp.data.prompts import unpaired_tokens
 from interp.errors import PlanError, did_you_mean
 from interp.model.components import ComponentSet, nested
 from interp.results.result import Result
-from interp.statistics import Estimate, benjamini_hochberg, bootstrap_mean, empirical_p
+from interp.statistics import benjamini_hochberg, bootstrap_mean, empirical_p
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from interp.results.report import Report
 
-SETS_AT_ONCE = 4096
 BARS = 40
 """Bars drawn at most: those of the largest effects."""
 VARIABLES = ("baseline", "ablated", "random")
@@ -111,7 +110,7 @@ class AblationResult(Result):
         data = self.reading(readout)
         baseline, ablated, random = (data[k].values for k in VARIABLES)
         clusters = self.clusters if self.clusters and "pair" in data.dims else None
-        effect = _means(ablated - baseline[:, None], self.seed, clusters)
+        effect = bootstrap_mean(ablated - baseline[:, None], self.seed, clusters=clusters)
         rows: list[dict[str, Any]] = []
         for i, (name, one) in enumerate(self.sets.items()):
             null = (random[:, i] - baseline[:, None]).mean(0)[: len(self.controls[name])]
@@ -213,15 +212,6 @@ class AblationResult(Result):
             f"{self.n_pairs} pairs, {len(self.excluded)} excluded; unablated {what}; "
             f"{self.seconds:.2f} s)"
         )
-
-
-def _means(effects: np.ndarray, seed: int, clusters: Sequence[str] | None) -> Estimate:
-    """Means with intervals, of a part of the sets at a time: a resample holds them all."""
-    parts = [
-        bootstrap_mean(effects[:, i : i + SETS_AT_ONCE], seed, clusters=clusters)
-        for i in range(0, effects.shape[1], SETS_AT_ONCE)
-    ]
-    return Estimate(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def _control(one: ComponentSet, row: Mapping[str, Any], null: np.ndarray) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Prompts that share an entity are not independent, so with `clusters` whole entities are drawn.
 """
 
+import math
 import warnings
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp.errors import StatisticsError
+
+CELLS_AT_ONCE = 4096
+"""Cells of which all resamples are held at a time."""
 
 
 class Estimate(NamedTuple):
@@ -159,14 +163,18 @@ def _ratio(
     level: float = 0.95,
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:
-    above, below = cluster_sums(top, clusters), cluster_sums(bottom, clusters)
+    sums, shape = [cluster_sums(x, clusters) for x in (top, bottom)], top.shape[1:]
     n = (cluster_sums(present, clusters) > 0).sum(0)
-    weights = resample_weights(len(above), seed, n_resamples)
+    weights = resample_weights(len(sums[0]), seed, n_resamples)
+    parts = range(CELLS_AT_ONCE, math.prod(shape), CELLS_AT_ONCE)
+    above, below = (np.split(x.reshape(len(x), -1), parts, 1) for x in sums)
+    quantiles = [(1 - level) / 2, (1 + level) / 2]
     with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a cell without values is all NaN
         value = top.sum(0) / bottom.sum(0)
-        draws = np.tensordot(weights, above, 1) / np.tensordot(weights, below, 1)
-        low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        draws = ((weights @ a) / (weights @ b) for a, b in zip(above, below, strict=True))
+        ends = np.concatenate([np.nanquantile(one, quantiles, axis=0) for one in draws], 1)
+    low, high = ends.reshape(2, *shape)
     low = np.where(n > 1, low, np.where(n == 1, -np.inf, np.nan))
     high = np.where(n > 1, high, np.where(n == 1, np.inf, np.nan))
     return Estimate(value, low, high)

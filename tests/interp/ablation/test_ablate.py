@@ -13,6 +13,8 @@ from whole_answers import Aliases, Edit, aliases_of, recorded
 import interp
 from interp.ablation import rows
 from interp.ablation.readouts import WINDOW
+from interp.ablation.replacement import Replacement
+from interp.data.token_batch import laid_out
 from interp.errors import OutOfMemory, PlanError
 from interp.model.components import (
     SITE_OF,
@@ -149,13 +151,6 @@ def test_a_batch_that_does_not_fit_is_split(monkeypatch: pytest.MonkeyPatch):
         interp.ablate(model, word_pairs(), singles(model), n_random=0)
 
 
-def test_intervals_do_not_depend_on_how_many_sets_there_are(monkeypatch: pytest.MonkeyPatch):
-    found = interp.ablate(tiny("llama"), word_pairs(), singles(tiny("llama")), n_random=0)
-    whole = found.table()
-    monkeypatch.setattr("interp.ablation.result.SETS_AT_ONCE", 5)
-    assert found.table().equals(whole)
-
-
 def test_noise_is_that_of_its_seed():
     def first(seed: int, kind: str = "noise") -> np.ndarray:
         found = interp.ablate(tiny("llama"), word_pairs(), "a1.h1", kind, seed=seed, n_random=0)
@@ -164,6 +159,15 @@ def test_noise_is_that_of_its_seed():
     np.testing.assert_array_equal(first(1), first(1))
     assert abs(first(1) - first(2)).max() > 1e-3
     assert abs(first(1) - first(1, "zero")).max() > 1e-3
+    tokens, layers = laid_out(tiny("llama"), [(5, 6)], [()], [(0, 0)]), {"z": [0], "attn_out": [0]}
+    drawn = [
+        float(one.add[0, 0, 0] / one.add[0, 0, 1])
+        for seed, block in ((0, 0), (0, 16), (16, 0))
+        for one in Replacement(tiny("llama"), "noise", layers, [], seed)
+        .of(tokens, tokens, [], block)
+        .values()
+    ]
+    assert len(set(drawn)) == 6
 
 
 def test_nothing_is_the_baseline_and_all_but_everything_changes_nothing(tiny_model: Model):

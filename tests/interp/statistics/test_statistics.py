@@ -29,6 +29,16 @@ NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
 P_VALUES = arrays(float, st.integers(1, 30), elements=st.floats(0, 1))
 
 
+def test_intervals_do_not_depend_on_how_many_cells_there_are(monkeypatch: pytest.MonkeyPatch):
+    values, found = np.random.default_rng(0).normal(size=(9, 4, 13)), []
+    values[:8, :, -1] = values[0, :2] = np.nan
+    for at_once in (4096, 5):
+        monkeypatch.setattr("interp.statistics.bootstrap.CELLS_AT_ONCE", at_once)
+        one = bootstrap_mean(values, clusters=[*"aabbccdde"])
+        found.append([*one, *bootstrap_ratio(values, np.arange(1.0, 10))])
+    np.testing.assert_array_equal(*found)
+
+
 def test_missing_values_are_left_out():
     values = np.array([[1.0, NAN, NAN], [2.0, 5.0, NAN], [6.0, 7.0, NAN], [NAN, 9.0, NAN]])
     mean, low, high = bootstrap_mean(values)
