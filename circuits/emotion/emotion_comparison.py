@@ -80,8 +80,7 @@ class EmotionComparison(Result):
         """The same, decided by another judge; `DataError` where it has not read the replies."""
         if judge not in self.judges:
             raise DataError(f"no judge {judge!r}; {', '.join(self.judges)} have read the replies.")
-        order = (judge, *(one for one in self.judges if one != judge))
-        return replace(self, judges=order)
+        return replace(self, judges=(judge, *(one for one in self.judges if one != judge)))
 
     def of(self, condition: str) -> pd.DataFrame:
         """One condition's replies with their criteria, by situation and emotion."""
