@@ -222,7 +222,7 @@ def as_metric(given: AnyMetric) -> Metric:
 
 
 def refuse_no_gap(
-    metric: str,
+    metric: Metric,
     clean: Float[np.ndarray, " pair"],
     corrupt: Float[np.ndarray, " pair"],
     ids: Sequence[str],
@@ -231,7 +231,7 @@ def refuse_no_gap(
     high, low = float(clean.mean()), float(corrupt.mean())
     if not abs(high - low) >= DEGENERATE:
         raise DegenerateGap(
-            f"degenerate clean/corrupt gap: mean {metric} is {high:.6g} on clean and "
+            f"degenerate clean/corrupt gap: mean {metric.name} is {high:.6g} on clean and "
             f"{low:.6g} on corrupt prompts ({len(ids)} pairs, first {ids[0]!r}); choose pairs or a "
             "metric that tell them apart."
         )

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from interp.brief import brief
 from interp.data.pairs import AnswerMode, Excluded, PromptPairs, TokenPair, tokenise
-from interp.data.token_batch import TokenBatch, aligned_batch
+from interp.data.token_batch import aligned_batch
 from interp.errors import DataError, PlanError
 from interp.forward.argument_axes import BlockState
 from interp.forward.blocks import split_mlp_input
@@ -120,35 +120,41 @@ def usable(
     return kept, refused + unread
 
 
-def contrasts(
-    model: Model,
-    pairs: Sequence[TokenPair],
-    metric: AnyMetric = "logit_diff",
-    at_once: int | None = None,
-) -> Iterator[Contrast]:
-    """Micro-batches of `at_once` (by default `PAIRS_AT_ONCE`) pairs, read at their last token."""
-    chosen = with_gradient(metric)
+def batched(pairs: Sequence[TokenPair], at_once: int | None) -> Iterator[Sequence[TokenPair]]:
+    """Micro-batches of `at_once` (by default `PAIRS_AT_ONCE`) pairs."""
     step = PAIRS_AT_ONCE if at_once is None else at_once
     if step < 1:
         raise DataError(f"at_once={at_once}: a micro-batch holds at least one pair.")
-    for start in range(0, len(pairs), step):
-        tokens = aligned_batch(model, pairs[start : start + step], chosen.n_answers)
+    return (pairs[start : start + step] for start in range(0, len(pairs), step))
 
-        def read(resid: Tensor, pair: Tensor, tokens: TokenBatch = tokens):
-            rows = torch.arange(len(resid), device=resid.device)[:, None]
-            at = resid[rows, tokens.columns[2 * pair].to(resid.device)]
-            values = measure(model, chosen, at, tokens.answers[2 * pair])
-            if torch.is_grad_enabled() and at.requires_grad and not values.requires_grad:
-                raise PlanError(
-                    f"{chosen.name!r} has no gradient, so nothing can be attributed by it; write "
-                    "it with differentiable functions of the logits, or use method='exact'."
-                )
-            return values
 
-        calls = record_batch(model, tokens)
-        last = tokens.columns[0::2, :1].to(tokens.mask.device)
-        within = torch.arange(tokens.mask.shape[1], device=last.device) <= last
-        yield Contrast(calls, tokens.mask[0::2] & within, read)
+def contrasts(
+    model: Model, pairs: Sequence[TokenPair], metric: AnyMetric = "logit_diff"
+) -> Iterator[Contrast]:
+    """Micro-batches of pairs, read at their last token."""
+    return (contrast_of(model, some, metric) for some in batched(pairs, None))
+
+
+def contrast_of(model: Model, pairs: Sequence[TokenPair], metric: AnyMetric) -> Contrast:
+    """One micro-batch, all of these pairs."""
+    chosen = with_gradient(metric)
+    tokens = aligned_batch(model, pairs, chosen.n_answers)
+
+    def read(resid: Tensor, pair: Tensor):
+        rows = torch.arange(len(resid), device=resid.device)[:, None]
+        at = resid[rows, tokens.columns[2 * pair].to(resid.device)]
+        values = measure(model, chosen, at, tokens.answers[2 * pair])
+        if torch.is_grad_enabled() and at.requires_grad and not values.requires_grad:
+            raise PlanError(
+                f"{chosen.name!r} has no gradient, so nothing can be attributed by it; write it "
+                "with differentiable functions of the logits, or use method='exact'."
+            )
+        return values
+
+    calls = record_batch(model, tokens)
+    last = tokens.columns[0::2, :1].to(tokens.mask.device)
+    within = torch.arange(tokens.mask.shape[1], device=last.device) <= last
+    return Contrast(calls, tokens.mask[0::2] & within, read)
 
 
 # --- runs --------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ def _labelled(
 ) -> PatchResult:
     """Put coordinates on a sweep's arrays, refusing a gap in which nothing can be localised."""
     ids = [pair.pair.id for pair in pairs]
-    refuse_no_gap(sweep.metric.name, arrays.clean, arrays.corrupt, ids)
+    refuse_no_gap(sweep.metric, arrays.clean, arrays.corrupt, ids)
     place = "span" if "span" in sweep.over else "pos"
     unit = next((axis for axis in sweep.over if axis in UNITS), UNITS[0])
     labels = {"layer": sweep.layers, place: sweep.places(pairs), unit: sweep.unit_labels}
