@@ -120,9 +120,9 @@ def test_shards_are_as_one_run(tmp_path: Path, llama: str, monkeypatch: pytest.M
             found.append(attribute_to(model, rows, "resid_pre", out=out))
     at_once, sharded = found
     np.testing.assert_allclose(sharded.values.values, at_once.values.values, atol=1e-5)
-    for name in ("excluded", "prompts", "warnings"):
+    assert (type(sharded), sharded.clean.dims) == (UnitScores, ("pair",))
+    for name in ("graph", "method", "metric", "weights_hash", "prompts", "excluded", "warnings"):
         assert getattr(sharded, name) == getattr(at_once, name)
-    assert sharded.warnings
     assert sharded.provenance["options"]["of"] == "resid_pre"
     monkeypatch.setattr("interp.attribution.contrast.PAIRS_AT_ONCE", 1)
     with pytest.raises(DegenerateGap, match=r"\(2 pairs, first"):

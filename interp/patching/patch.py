@@ -110,8 +110,7 @@ def patch(
         return result
     named = {"site": site, "over": ",".join(sweep.over), "metric": sweep.metric.identity}
     named |= {"direction": direction, "at": at, "layers": layers, "neurons": neurons, "seed": seed}
-    named |= {"answers": answers}
-    named |= names_of(loaded) | identity(model)
+    named |= {"answers": answers} | names_of(loaded) | identity(model)
     with RunFolder.open(out, "patch", named, unit="pairs", force=force) as run:
         if not run.finished:
             made = _measured(model, sweep, loaded, answers, tokens_at_once, progress, run)
