@@ -11,6 +11,8 @@ import interp
 MODEL = ["--model", "no-such-model"]
 FACT = ["--prompt", "The capital of {} is", "--subject", "France", "--target", "Rome"]
 NONE = "nowhere.jsonl"
+EFFECTS = ["emotion", "test", *MODEL, "--discovery", "d", "--out", "e"]
+COMPARED = ["emotion", "run", "--recipe", "smollm2-135m", "--out", "e"]
 WRONG = {
     "patch": ["patch", *MODEL, "--pairs", NONE],
     "ablate": ["ablate", *MODEL, "--pairs", NONE],
@@ -105,9 +107,14 @@ def test_what_no_model_has_is_told_before_one_is_loaded(
         (["generate", *MODEL, "--prompt", "a", "--ablate", "a1.q2"], "no component 'a1.q2'"),
         (["edit", "apply", *MODEL, "--ledger", "e", *FACT, "--method", "rom"], "mean 'rome'"),
         (["edit", "evaluate", *MODEL, "--cases", "c", "--methods", "ace,memmit"], "mean 'memit'"),
+        ([*EFFECTS, "--n", "0"], "settings: 'n' is 0"),
+        ([*EFFECTS, "--strength", "nan"], "settings: 'strength' is nan"),
+        (["emotion", "circuit", *MODEL, "--out", "d", "--styles", ","], "settings: 'styles' "),
+        (["emotion", "elicit", *MODEL, "--judge-model", "", "--out", "e"], "'judge_model' is ''"),
+        ([*COMPARED, "--judge-model", ""], "'judge_model' is ''"),
     ],
 )
-def test_other_names_are_told_before_a_model_is_loaded(
+def test_other_options_are_told_before_a_model_is_loaded(
     arguments: list[str], told: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(interp, "load_model", lambda *a, **k: pytest.fail("a model is loaded"))

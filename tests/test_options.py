@@ -111,6 +111,12 @@ def test_choices_are_shown_and_others_are_refused(
     assert line.startswith("error: unknown readout 'logprop'. Did you mean 'logprob' or")
 
 
+@pytest.mark.parametrize("verb", ["ablate", "circuit evaluate", "recall-reasoning build"])
+def test_a_negative_seed_is_refused(verb: str, capsys: pytest.CaptureFixture):
+    assert run([*verb.split(), "--seed", "-1"]) == 2
+    assert "'--seed': Input should be greater" in capsys.readouterr().err
+
+
 def test_the_version_is_told(capsys: pytest.CaptureFixture):
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"interp {interp.__version__}\n"

@@ -89,7 +89,7 @@ def ablate(
     ] = None,
     limit: LimitOption = None,
     seed: Annotated[
-        int, typer.Option(help="Random seed for random sets, noise and confidence intervals.")
+        int, typer.Option(min=0, help="Random seed of random sets, noise and confidence intervals.")
     ] = 0,
 ) -> Record:
     """Ablate components and show what is lost, against matched random sets."""

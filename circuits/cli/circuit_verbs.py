@@ -152,7 +152,7 @@ def evaluate(
         int, typer.Option("--random", min=0, help="Number of random control circuits per kind.")
     ] = 20,
     seed: Annotated[
-        int, typer.Option(help="Random seed for confidence intervals and random circuits.")
+        int, typer.Option(min=0, help="Random seed for confidence intervals and random circuits.")
     ] = 0,
 ) -> Record:
     """Run a circuit, or the circuits of every size that scores give, on test prompts."""

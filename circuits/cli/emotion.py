@@ -24,6 +24,7 @@ from circuits.cli.grouped import Record, command
 from circuits.cli.options import IntoFolder, OnModel, choice, names_in
 from circuits.cli.output import print_run, print_table, stdout
 from circuits.emotion.emotion_settings import EffectSettings
+from interp.data.records import checked
 
 if TYPE_CHECKING:
     from circuits.emotion.emotion_comparison import EmotionComparison
@@ -66,8 +67,9 @@ def circuit(
 
     if paper and styles:
         raise PlanError("give --styles or --paper, not both: --paper names its style itself.")
-    chosen: dict[str, Any] = {"styles": tuple(names_in(styles))} if styles else {}
-    settings = EmotionSettings.published(paper) if paper else EmotionSettings(**chosen)
+    chosen = {} if styles is None else {"styles": names_in(styles)}
+    own = checked(EmotionSettings, chosen, "settings")
+    settings = EmotionSettings.published(paper) if paper else own
     texts.load("discovery")  # a bad file is refused before a model is loaded
     found = discovered(on.load(), into, texts, settings, limit)
     yield lambda: {"model": on.model, "run": str(into.out), **found.summary()}
@@ -89,7 +91,8 @@ def test(
     """Test circuits causally on unseen texts: necessity and sufficiency, against random ones."""
     from circuits.emotion.circuit_effects import circuit_effects
 
-    unseen, settings, model = texts.load("test"), EffectSettings(**changes), on.load()
+    settings = checked(EffectSettings, changes, "settings")
+    unseen, model = texts.load("test"), on.load()
     found = found_in(model, discovery, texts)
     given = (unseen.events, unseen.frames, settings)
     made = circuit_effects(model, found, *given, into.out, into.force, say)
@@ -238,7 +241,8 @@ def elicit(
     from interp.data.chat import has_template
 
     given = texts.load("discovery", plain="tuning")
-    settings, model = ReplySettings(judge_model=judge_model, n=n), on.load()
+    settings = checked(ReplySettings, {"judge_model": judge_model, "n": n}, "settings")
+    model = on.load()
     asked = prompted_conditions(has_template(model))
     result = compare(
         model, asked, settings, given, judged_on(on.how.device), into.out, None, into.force, say

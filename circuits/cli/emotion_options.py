@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from circuits.cli.options import EMOTIONS, IntoFolder, Loading, RecipeModelOption, choice
 from circuits.cli.output import load, stderr
+from interp.data.records import checked
 
 if TYPE_CHECKING:
     from circuits.emotion.emotion_settings import EmotionRecipe, EmotionSettings
@@ -90,7 +91,8 @@ class ByRecipe:
             else EmotionRecipe.load(self.recipe)
         )
         given = {"model": self.model, **changes}
-        return found.model_copy(update={k: v for k, v in given.items() if v is not None})
+        given = {name: value for name, value in given.items() if value is not None}
+        return checked(EmotionRecipe, found.model_dump(mode="json") | given, "settings")
 
     def load(self, recipe: "EmotionRecipe") -> "Model":
         """Load the recipe's model, saying so."""

@@ -67,7 +67,7 @@ def build(
     design: DesignOption = "A-conflict",
     datasets: DatasetsOption = None,
     n: Annotated[int, typer.Option(min=1, help="Number of pairs drawn per cell and split.")] = 120,
-    seed: Annotated[int, typer.Option(help="Random seed for splits and draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for splits and draws.")] = 0,
     filtered: Annotated[
         bool,
         typer.Option("--filtered/--all", help="Keep only the pairs that the model gets right."),

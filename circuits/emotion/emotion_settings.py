@@ -43,6 +43,7 @@ class EmotionSettings(ClosedRow):
 
     styles: tuple[Text, ...] = Field(
         default=("felt:A", "felt:B", "felt:C", "day:A", "day:B", "day:C"),
+        min_length=1,
         description="Frames and word sets, which are used in turn over the texts.",
     )
     double_bos: bool = Field(default=False, description="Begin chat prompts with two BOS tokens.")

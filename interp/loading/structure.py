@@ -254,13 +254,9 @@ class _Block:
 
     def _norm_between(self, stream: Tensor | None, path: str) -> str | None:
         """The norm through which a module reads the stream; ``None`` where it reads it as it is."""
-        read = self.records[path].read
+        read, allowed = self.records[path].read, self.allowed
         for norm, record in self.records.items():
-            if (
-                norm
-                and same(record.read, stream, self.allowed)
-                and same(record.gave, read, self.allowed)
-            ):
+            if norm and same(record.read, stream, allowed) and same(record.gave, read, allowed):
                 return norm
         return None
 

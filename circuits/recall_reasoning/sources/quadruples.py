@@ -75,6 +75,9 @@ def quadruple_cells(model: Model, facts: Sequence[Country], n: int = 100, seed: 
         for number in range(n if lengths else 0):
             length = lengths[int(rng.integers(len(lengths)))]
             row = _draw({cell: phrases[length] for cell, phrases in cells.items()}, own, rng)
+            if not row:
+                why = "no two capitals of the split are left for its story"
+                rejected.append(Excluded(f"{split}-{number:03d}", "quadruples", why))
             for record in row:
                 record |= {"id": f"{split}-{number:03d}-{record['cell']}", "split": split}
             records += row
@@ -130,9 +133,11 @@ def _common(cells: Mapping[str, Phrases], split: str, rejected: list[Excluded]) 
 def _draw(
     phrases: Mapping[str, list[Phrase]], own: Sequence[Country], rng: np.random.Generator
 ) -> list[Record]:
-    """One story and the pairs of the four cells."""
+    """One story and the pairs of the four cells; none without two capitals that no pair has."""
     pairs = {cell: _two(some, rng) for cell, some in phrases.items()}
     unused = sorted({f.capital for f in own} - {one.answer for c in "AB" for one in pairs[c]})
+    if len(unused) < 2:
+        return []
     first, second = (unused[int(i)] for i in rng.choice(len(unused), 2, replace=False))
     lands, people = ([one.subject for one in pairs[c]] for c in "CD")
     facts = [f"{p} lives in {c}." for p, c in zip(people, lands, strict=True)]

@@ -136,6 +136,12 @@ def test_quadruples_are_equally_long(speller):
     assert data.bridge[pair.id] not in pair.clean
 
 
+def test_too_few_countries_are_refused_with_what_was_rejected(speller):
+    some = list(load_facts(FACTS))[:15]  # their capitals are all taken by the pairs of a split
+    with pytest.raises(DataError, match="no pairs of A for the validation split; 350 rows"):
+        quadruple_cells(speller, some, n=20)
+
+
 def test_saved_cells_read_back(speller, tmp_path):
     data = fact_cells(speller, load_facts(FACTS), n=6)
     data.save(tmp_path / "cells.jsonl")
