@@ -56,8 +56,7 @@ class Contrast:
     @property
     def corrupt_prompt(self) -> Bool[Tensor, "pair pos"]:
         """Which columns are tokens of the corrupt prompts themselves."""
-        answers = self.mask & ~self.prompt
-        return self.calls.mask[1::2] & ~answers
+        return self.calls.mask[1::2] & (self.prompt | ~self.mask)
 
     @property
     def mask(self) -> Bool[Tensor, "pair pos"]:
@@ -215,34 +214,27 @@ def run(
     state = BlockState(contrast.calls.arguments)
     for layer, block in enumerate(model.blocks):
         kwargs = contrast.calls.of_rows(layer, prompt)
-        with _giving(model, layer, given), _keeping(model, layer, kept):
+        with _hooks(model, layer, kept, given):
             after = state.after(block(hidden, **state.given(kwargs)))
         hidden = through(layer, hidden, after)
     return RunValues(kept, hidden)
 
 
 @contextlib.contextmanager
-def _giving(model: Model, layer: int, given: tuple[str, int, Tensor] | None) -> Generator[None]:
-    """Out of place: what attention computes is saved for its own backward pass."""
-    if given is None or given[1] != layer:
-        yield
-        return
-    module, point = model.point(SITES[given[0]], layer)
-    if point.side == "in":
-        handle = module.register_forward_pre_hook(lambda _, args: (given[2], *args[1:]))
-    else:
-        handle = module.register_forward_hook(lambda _, __, out: given[2])
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextlib.contextmanager
-def _keeping(model: Model, layer: int, kept: dict[str, list[Tensor]]) -> Generator[None]:
+def _hooks(
+    model: Model, layer: int, kept: dict[str, list[Tensor]], given: tuple[str, int, Tensor] | None
+) -> Generator[None]:
     own = model.arch.layers[layer].points
     edits = [(SITES[s], layer, kept[s].append) for s in kept if s in own]
     with contextlib.ExitStack() as stack:
+        # out of place, as what attention computes is saved for its own backward pass
+        if given is not None and given[1] == layer:
+            module, point = model.point(SITES[given[0]], layer)
+            if point.side == "in":
+                put = module.register_forward_pre_hook(lambda _, args: (given[2], *args[1:]))
+            else:
+                put = module.register_forward_hook(lambda _, __, out: given[2])
+            stack.callback(put.remove)
         if "mlp_in" in kept:
             stack.callback(split_mlp_input(model, layer, kept["mlp_in"].append).remove)
         stack.enter_context(hooked(model, edits))
