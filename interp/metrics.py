@@ -126,11 +126,6 @@ def _per_token(scores: AnswerScores) -> Tensor:
     return (scores.logprob[:, 0] / scores.n_tokens[:, 0].clamp(min=1)).amax(-1)
 
 
-def _rank(scores: AnswerScores) -> Tensor:
-    assert scores.rank is not None
-    return scores.rank[:, 0].amin(-1)
-
-
 def _kl(at: NextToken) -> Tensor:
     p = at.clean.log_softmax(-1)
     return (p.exp() * (p - at.logits.log_softmax(-1))).sum(-1)
@@ -144,7 +139,7 @@ METRICS: dict[str, Metric] = {
         Metric("logprob_per_token", "nats per token", "answers", _per_token, 1),
         Metric("prob", "probability", "answers", lambda s: s.of_answers[:, 0].exp(), 1),
         Metric("kl", "nats", "clean", _kl, 0),
-        Metric("rank", "tokens", "ranks", _rank, 1),
+        Metric("rank", "tokens", "ranks", lambda s: s.rank[:, 0].amin(-1), 1),
     )
 }
 NO_GRADIENT = ("kl", "rank")
