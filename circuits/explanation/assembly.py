@@ -59,21 +59,15 @@ def strongest(run: LinearRun, n: int | None = None, share: float | None = None) 
 
 
 def run_again(model: Model, graph: AttributionGraph) -> LinearRun:
-    """A graph's prompt, linearised again.
-
-    Raises:
-        PlanError: the graph is of other weights.
-        DataError: it does not hold its prompt (an imported one), or holds what the model lacks.
-    """
+    """A graph's prompt, linearised again; errors as of the graph's `check_model` and `prompt`."""
     graph.check_model(model)
     return LinearRun.of(model, recorded_prompt(model, graph.prompt))
 
 
 def shown_nodes(graph: AttributionGraph) -> list[Node]:
     """The heads, neurons and MLPs of a graph, strongest first."""
-    own: Any = graph.nodes[~graph.nodes["kind"].isin(FIXED)]
-    rows: Any = rows_of(by_size(own, "attribution"), "kind", "layer", "unit", "pos")
-    return list(rows)
+    own = by_size(graph.nodes[~graph.nodes["kind"].isin(FIXED)], "attribution")
+    return list(rows_of(own, "kind", "layer", "unit", "pos"))
 
 
 def of_kind(nodes: Sequence[Node], kind: str, layer: int) -> list[Place]:

@@ -291,8 +291,7 @@ def _layer(node: _FileNode) -> int:
 def edited(graph: AttributionGraph, path: str | Path) -> AttributionGraph:
     """The graph with the labels and supernodes of a file that the viewer saved of it.
 
-    Raises:
-        DataError: the file is damaged, or of another graph: it has a node that this one lacks.
+    `DataError` where the file is damaged, or of another graph: it has a node that this one lacks.
     """
     other = read_circuit_tracer(path)
     known = set(graph.nodes["id"])
@@ -312,5 +311,4 @@ def _nan(value: float | None) -> float:
 
 def _typed(table: Any, columns: Mapping[str, str]) -> Any:
     """With the types of a graph's table; None becomes NaN."""
-    kinds = {name: kind for name, kind in columns.items() if kind != "str"}
-    return table.astype(kinds)
+    return table.astype({name: kind for name, kind in columns.items() if kind != "str"})

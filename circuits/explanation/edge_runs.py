@@ -7,7 +7,6 @@ Source: path patching, Goldowsky-Dill et al., arXiv 2304.05969.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 import torch
@@ -36,8 +35,7 @@ def strongest_edges(graph: AttributionGraph, n: int) -> pd.DataFrame:
         kinds[source] not in ("rest", "bias") and not target.startswith("logits.")
         for source, target in zip(graph.edges["source"], graph.edges["target"], strict=True)
     ]
-    own: Any = graph.edges[shown]
-    return by_size(own, "weight").head(n)
+    return by_size(graph.edges[shown], "weight").head(n)
 
 
 def edge_effects(runs: NodeRuns, cuts: Sequence[Cut], full: float) -> list[float]:

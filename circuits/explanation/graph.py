@@ -151,8 +151,8 @@ class AttributionGraph(Result):
 
     def top(self, n: int = 10) -> pd.DataFrame:
         """The nodes of the largest attributions by size, without the logits."""
-        own: Any = self.nodes[self.nodes["kind"] != "logits"]
-        return _numbered(by_size(own, "attribution").head(n))
+        own = self.nodes["kind"] != "logits"
+        return _numbered(by_size(self.nodes[own], "attribution").head(n))
 
     def into(self, node: str) -> pd.DataFrame:
         """The edges into a node, largest first; `PlanError` where it is not in the graph."""
@@ -164,8 +164,7 @@ class AttributionGraph(Result):
 
     def _of(self, end: str, node: str) -> pd.DataFrame:
         self._known([node])
-        own: Any = self.edges[self.edges[end] == node]
-        return by_size(own, "weight")
+        return by_size(self.edges[self.edges[end] == node], "weight")
 
     def _known(self, ids: Iterable[str]) -> None:
         known = set(self.nodes["id"])
@@ -238,17 +237,16 @@ class AttributionGraph(Result):
         edges: Any = _numbered(by_size(self.edges, "weight").head(25))
         top: Any = self.top(25)
         shown = ["id", "kind", "label", "activation", "attribution", "unshown"]
-        tables = [Table("Strongest nodes", top[shown])]
-        tables.append(Table("Strongest edges", edges[list(EDGE_COLUMNS)]))
+        strongest = edges[list(EDGE_COLUMNS)]
+        tables = [Table("Strongest nodes", top[shown]), Table("Strongest edges", strongest)]
         scores = pd.DataFrame(list(self.scores.items()), columns=["score", "value"])
         if len(scores):
             tables.insert(0, Table("How much the graph explains", scores))
         if len(self.checks):
             tables.append(Table("Predicted and actual effects", self.checks))
         text, against = "".join(self.tokens[: self.n_prompt]), ""
-        what = "heads, neurons and MLPs"
-        if "feature" in set(self.nodes["kind"]):
-            what = "features of transcoders"
+        features = "feature" in set(self.nodes["kind"])
+        what = "features of transcoders" if features else "heads, neurons and MLPs"
         if self.corrupt_tokens:
             against = f" {cell_text(self.corrupt_value)} on the corrupt prompt;"
         return Report(
@@ -310,16 +308,15 @@ def _largest(edges: pd.DataFrame, share: float) -> np.ndarray:
     return kept
 
 
-def _closed(nodes: pd.DataFrame, before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+def _closed(nodes: Any, before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """Nodes with what edges no longer carry as ``unshown``."""
     flow: Any = before.groupby("target")["weight"].sum()
     lost: Any = flow.sub(after.groupby("target")["weight"].sum(), fill_value=0.0)
-    ids: Any = nodes["id"]
-    more = ids.map(lost).fillna(0.0).to_numpy(float)
+    more = nodes["id"].map(lost).fillna(0.0).to_numpy(float)
     return _numbered(nodes.assign(unshown=nodes["unshown"] + more))
 
 
-def by_size(table: pd.DataFrame, column: str) -> pd.DataFrame:
+def by_size(table: Any, column: str) -> pd.DataFrame:
     """The rows in order of a column's size, the largest first."""
     return table.iloc[np.argsort(-table[column].abs().to_numpy(), kind="stable")]
 

@@ -97,16 +97,14 @@ def _word(token: str) -> str:
 
 def _neurons(nodes: Any) -> dict[str, _Neuron]:
     """Node id -> neuron."""
-    own = nodes[nodes["kind"] == "neuron"]
-    rows = rows_of(own, "id", "layer", "unit", "activation")
+    rows = rows_of(nodes[nodes["kind"] == "neuron"], "id", "layer", "unit", "activation")
     return {node: (layer, unit, a < 0) for node, layer, unit, a in rows}
 
 
 def _neuron_names(model: Model, nodes: Any) -> dict[str, str]:
     neurons = _neurons(nodes)
-    wanted = sorted(set(neurons.values()))
     by_layer: dict[int, list[_Neuron]] = defaultdict(list)
-    for one in wanted:
+    for one in sorted(set(neurons.values())):
         by_layer[one[0]].append(one)
     reads = _read(model, by_layer)
     names: dict[_Neuron, str] = {}
@@ -153,8 +151,7 @@ def _read(model: Model, by_layer: Mapping[int, Sequence[_Neuron]]) -> dict[_Neur
         found: dict[_Neuron, str] = {}
         for through, scaled, neurons in groups:
             top = _most_aligned(through, torch.cat(scaled), embedding)
-            words = [_words(model, ids) for ids in top.tolist()]
-            found |= dict(zip(neurons, words, strict=True))
+            found |= zip(neurons, (_words(model, ids) for ids in top.tolist()), strict=True)
     return found
 
 
@@ -252,8 +249,7 @@ def _head_names(model: Model, graph: AttributionGraph, heads: Any) -> dict[str, 
     if heads.empty:
         return {}
     prompt = TokenPrompt(graph.prompt.clean)
-    layers = sorted(set(heads["layer"].tolist()))
-    patterns = activations(model, [prompt], "pattern", layers)
+    patterns = activations(model, [prompt], "pattern", sorted(set(heads["layer"].tolist())))
     return {
         node: pattern_type(patterns[layer][0, unit, pos], prompt.ids, pos, graph.tokens)
         for node, layer, unit, pos in rows_of(heads, "id", "layer", "unit", "pos")

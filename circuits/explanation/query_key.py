@@ -89,5 +89,4 @@ def _reads(run: LinearRun, layer: int, unit: int, pos: int, source: int) -> Tens
         own = g[0, columns.to(g.device)]
         branches.append(torch.einsum("phk,hkd->pd", own, matrix.repeat_interleave(shared, 0)))
     to_output = torch.stack(branches, 1)
-    back = run.before_norm("resid_pre", layer, model.parts(layer).ln1, to_output)
-    return back.transpose(0, 1)
+    return run.before_norm("resid_pre", layer, model.parts(layer).ln1, to_output).transpose(0, 1)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.explanation.prompt_record import PromptRecord
-from interp.attribution.contrast import Contrast, run
+from interp.attribution.contrast import Contrast
 from interp.brief import brief
 from interp.data.alignment import align
 from interp.data.answers import Aliases, continuation
@@ -22,8 +22,7 @@ from interp.data.pairs import AnswerMode, Pair, TokenPair
 from interp.data.prompts import TokenPrompt, pairs_of, prompt
 from interp.data.token_batch import TokenBatch, aligned_batch
 from interp.errors import DataError, PlanError, shown
-from interp.forward.continuations import record_batch
-from interp.forward.layer_calls import LayerCalls
+from interp.forward.continuations import record_batch, resid_at_nodes
 from interp.forward.readout import LOGITS_AT_ONCE, chosen_logits, measure
 from interp.metrics import AnyMetric, as_metric, with_gradient
 from interp.model.model import Model
@@ -87,10 +86,7 @@ def explained_prompt(
 
 
 def recorded_prompt(model: Model, record: PromptRecord) -> ExplainedPrompt:
-    """A recorded prompt, read again.
-
-    `PlanError` where its metric is a function that has no name to find it by.
-    """
+    """A recorded prompt, read again; `PlanError` where its metric has no name to find it by."""
     roles = [(role, i) for i, role in enumerate(record.roles) if role]
     spans = {name: tuple(i for role, i in roles if role == name) for name, _ in roles}
     named, partner = Pair("prompt", *record.texts, "", ""), record.partner
@@ -208,8 +204,7 @@ def _top(model: Model, pair: TokenPair, n: int) -> Made:
     tokens = aligned_batch(model, [replace(pair, answers=(blank, blank))], 1)
     last = tokens.columns[0, 0]
     with torch.no_grad():
-        hidden = _final(model, record_batch(model, tokens))[0, last]
-        best = model.logits(hidden[None])[0].softmax(-1).topk(n)
+        best = model.logits(resid_at_nodes(model, tokens)[0, :1])[0].softmax(-1).topk(n)
     wanted, weights = best.indices.cpu(), (best.values / best.values.sum()).cpu()
 
     def parts(resid: Tensor, row: Tensor) -> Tensor:
@@ -218,11 +213,6 @@ def _top(model: Model, pair: TokenPair, n: int) -> Made:
     labels = tuple(repr(model.token(i)) for i in wanted.tolist())
     named = labels[0] if n == 1 else f"the {n} likeliest tokens ({', '.join(labels[:3])}, …)"
     return tokens, parts, named, "logit", "logits", labels
-
-
-def _final(model: Model, calls: LayerCalls) -> Float[Tensor, "prompt pos d_model"]:
-    blank = Contrast(calls, calls.mask[0::2], lambda resid, _: resid[:, 0, 0])
-    return run(model, blank, calls.embeddings[blank.clean], blank.clean, []).final
 
 
 def _centred_logits(

@@ -4,6 +4,7 @@ Edges end in a head's query, key and value. Where a head's output is also multip
 reads the residual stream, they are not all that it depends on.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -37,17 +38,13 @@ def with_gates_known(model: Model) -> Model:
         _run(model)
     again = [(s, n, partial(_put, kept[s.name, n])) for s, n in sites if s.name != "z"]
     again += [(SITES["z"], layer, partial(_keep, moved, layer)) for layer in layers]
-    handles = [
-        module.register_forward_pre_hook(_disturbed, with_kwargs=True)
-        for layer in layers
-        if (module := model.attention(layer)) is not None
-    ]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for layer in layers:
+            if (module := model.attention(layer)) is not None:
+                hook = module.register_forward_pre_hook(_disturbed, with_kwargs=True)
+                hooks.enter_context(hook)
         with hooked(model, again):
             _run(model)
-    finally:
-        for handle in handles:
-            handle.remove()
     blocks = list(model.arch.layers)
     for layer in layers:
         z = kept["z", layer]

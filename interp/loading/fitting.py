@@ -109,7 +109,7 @@ class NotCausal(ModelError):
 
 def fitted(model: Model) -> Model:
     """The model with a map of only the sites that are proven, by layer; errors as `mapped`."""
-    _require_stream(model)
+    _require_ends(model, model.arch.layers)
     seen = probe(model)
     if any(_incomplete(block) for block in seen.layers):
         best = list(seen.layers)
@@ -200,11 +200,7 @@ def _moved_by_other_rows(model: Model) -> Float[Tensor, " pos"]:
 
 def require_stream(model: Model, seen: Measured) -> None:
     """Refuse a model (`ModelError`) whose blocks do not add to one residual stream."""
-    for layer, block in enumerate(seen.layers):
-        for name in set(STREAM) - set(block.points):
-            raise ModelError(
-                f"{model.name} has no {name!r} in layer {layer}: {block.missing[name]}."
-            )
+    _require_ends(model, seen.layers)
     layer, gap = seen.gap
     if gap > tolerance(model):
         raise ModelError(
@@ -234,9 +230,9 @@ def require_head(model: Model, seen: Measured) -> None:
         )
 
 
-def _require_stream(model: Model) -> None:
+def _require_ends(model: Model, layers: Sequence[BlockMap]) -> None:
     """Refuse a model (`ModelError`) whose residual stream cannot be seen in every layer."""
-    for layer, block in enumerate(model.arch.layers):
+    for layer, block in enumerate(layers):
         for name in STREAM:
             if name not in block.points:
                 raise ModelError(

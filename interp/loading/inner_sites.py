@@ -4,6 +4,7 @@ They are looked for by the block's structure, once the rest of its map is proven
 few tokens: what does not hold is missing, with the reason.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from interp.errors import first_line
 from interp.forward.experts import edit_experts
 from interp.forward.hooks import hooked
-from interp.model.architecture import BlockMap, ExpertLayout
+from interp.loading.fitting import probe_ids
+from interp.loading.identities import without
+from interp.model.architecture import ExpertLayout
 from interp.model.expert_layout import with_experts
 from interp.model.mixer_layout import with_mixer
 from interp.model.model import Model
@@ -35,19 +38,13 @@ def with_inner_sites(model: Model) -> Model:
             layers[layer] = replace(layers[layer], experts=calls.with_factor(layer, layout))
     for find in (_expert_misfits, _shape_misfits):
         for site, layer, why in list(find(model)):
-            layers[layer] = _without(layers[layer], site, why)
+            layers[layer] = without(layers[layer], {site: why})
         model = replace(model, arch=replace(model.arch, layers=tuple(layers)))
     return model
 
 
-def _without(block: BlockMap, site: str, why: str) -> BlockMap:
-    points = {name: point for name, point in block.points.items() if name != site}
-    return replace(block, points=points, missing={**block.missing, site: why})
-
-
 def _rows(model: Model) -> Tensor:
-    vocab = model.hf.get_input_embeddings().weight.shape[0]
-    return (torch.arange(1, 13, device=model.device) * 7919 % vocab).view(2, 6)
+    return probe_ids(model, 12).view(2, 6)
 
 
 def _shape_misfits(model: Model) -> Iterator[Misfit]:
@@ -110,20 +107,14 @@ class _Calls:
         self.model = model
         self.allowed = 1e-3 if model.dtype == torch.float32 else 0.05
         self.seen: dict[tuple[int, str], tuple[Any, Any, Tensor]] = {}
-        handles = [
-            model.blocks[layer]
-            .get_submodule(path)
-            .register_forward_hook(self._noting(layer, path), with_kwargs=True)
-            for layer, layout in model.mixtures.items()
-            for path in (layout.experts, layout.router, _parent(layout), layout.shared)
-            if path is not None
-        ]
-        try:
-            with torch.no_grad():
-                model.hf(input_ids=_rows(model), use_cache=False)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with contextlib.ExitStack() as hooks, torch.no_grad():
+            for layer, layout in model.mixtures.items():
+                for path in (layout.experts, layout.router, _parent(layout), layout.shared):
+                    if path is not None:
+                        module = model.blocks[layer].get_submodule(path)
+                        note = self._noting(layer, path)
+                        hooks.enter_context(module.register_forward_hook(note, with_kwargs=True))
+            model.hf(input_ids=_rows(model), use_cache=False)
 
     def _noting(self, layer: int, path: str) -> Any:
         def note(_: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
@@ -145,18 +136,14 @@ class _Calls:
             "outputs": layout.experts,
         }
         kept: dict[str, Tensor] = {}
-        undo = [
-            edit_experts(block.get_submodule(path), layout, side, _keeping(kept, side))
-            for side, path in sides.items()
-        ]
-        try:
+        with contextlib.ExitStack() as undo:
+            for side, path in sides.items():
+                keep = _keeping(kept, side)
+                undo.callback(edit_experts(block.get_submodule(path), layout, side, keep))
             args, kwargs, routing = self.seen[layer, layout.router]
             again = block.get_submodule(layout.router)(*args, **kwargs)
             args, kwargs, want = self.seen[layer, layout.experts]
             got = block.get_submodule(layout.experts)(*args, **kwargs)
-        finally:
-            for remove in undo:
-                remove()
         if set(kept) != set(sides):
             return 1.0
         total = kept["outputs"].unflatten(-1, (layout.n_experts, -1)).sum(-2)

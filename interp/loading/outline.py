@@ -3,6 +3,7 @@
 What lies inside the blocks is guessed by `interp.loading.structure`, and everything is measured.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -136,21 +137,16 @@ def _outer_modules(hf: nn.Module, blocks: str, ids: Tensor) -> Ends:
         return hook
 
     inside = f"{blocks}."
-    handles = [
-        module.register_forward_hook(note(name), with_kwargs=True)
-        for name, module in hf.named_modules()
-        if not name.startswith(inside) or name.removeprefix(inside).isdigit()
-    ]
     try:
-        with torch.no_grad():
+        with contextlib.ExitStack() as hooks, torch.no_grad():
+            for name, module in hf.named_modules():
+                if not name.startswith(inside) or name.removeprefix(inside).isdigit():
+                    hooks.enter_context(module.register_forward_hook(note(name), with_kwargs=True))
             hf(input_ids=ids, use_cache=False)
     except Exception as error:  # another kind of model fails in any of torch's ways
         raise ModelError(
             f"{type(hf).__name__} does not run on token ids ({first_line(error)}); {_needs(hf)}"
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
     return seen
 
 

@@ -254,13 +254,9 @@ class _Block:
 
     def _norm_between(self, stream: Tensor | None, path: str) -> str | None:
         """The norm through which a module reads the stream; ``None`` where it reads it as it is."""
-        read = self.records[path].read
+        read, allowed = self.records[path].read, self.allowed
         for norm, record in self.records.items():
-            if (
-                norm
-                and same(record.read, stream, self.allowed)
-                and same(record.gave, read, self.allowed)
-            ):
+            if norm and same(record.read, stream, allowed) and same(record.gave, read, allowed):
                 return norm
         return None
 
@@ -344,7 +340,7 @@ class _Block:
                 ),
                 attention=attention if attention != path else scope,
                 n_heads=self.n_heads,
-                n_kv_heads=self._width(points["k"]) // d_head,
+                n_kv_heads=points["k"].width(self.block) // d_head,
                 d_head=d_head,
             )
 
@@ -352,11 +348,6 @@ class _Block:
         if self.known.attention is not None:
             return base
         return replace(base, missing={**base.missing, **dict.fromkeys(("z", "q", "k", "v"), why)})
-
-    def _width(self, point: ModulePoint) -> int:
-        if point.features is not None:
-            return len(point.features)
-        return shape_of(self.block.get_submodule(point.path))[0]
 
     def _parts_of(
         self, name: str, n_out: int, d: int
