@@ -126,11 +126,6 @@ def _per_token(scores: AnswerScores) -> Tensor:
     return (scores.logprob[:, 0] / scores.n_tokens[:, 0].clamp(min=1)).amax(-1)
 
 
-def _rank(scores: AnswerScores) -> Tensor:
-    assert scores.rank is not None
-    return scores.rank[:, 0].amin(-1)
-
-
 def _kl(at: NextToken) -> Tensor:
     p = at.clean.log_softmax(-1)
     return (p.exp() * (p - at.logits.log_softmax(-1))).sum(-1)
@@ -144,7 +139,7 @@ METRICS: dict[str, Metric] = {
         Metric("logprob_per_token", "nats per token", "answers", _per_token, 1),
         Metric("prob", "probability", "answers", lambda s: s.of_answers[:, 0].exp(), 1),
         Metric("kl", "nats", "clean", _kl, 0),
-        Metric("rank", "tokens", "ranks", _rank, 1),
+        Metric("rank", "tokens", "ranks", lambda s: s.rank[:, 0].amin(-1), 1),
     )
 }
 NO_GRADIENT = ("kl", "rank")
@@ -222,7 +217,7 @@ def as_metric(given: AnyMetric) -> Metric:
 
 
 def refuse_no_gap(
-    metric: str,
+    metric: Metric,
     clean: Float[np.ndarray, " pair"],
     corrupt: Float[np.ndarray, " pair"],
     ids: Sequence[str],
@@ -231,7 +226,7 @@ def refuse_no_gap(
     high, low = float(clean.mean()), float(corrupt.mean())
     if not abs(high - low) >= DEGENERATE:
         raise DegenerateGap(
-            f"degenerate clean/corrupt gap: mean {metric} is {high:.6g} on clean and "
+            f"degenerate clean/corrupt gap: mean {metric.name} is {high:.6g} on clean and "
             f"{low:.6g} on corrupt prompts ({len(ids)} pairs, first {ids[0]!r}); choose pairs or a "
             "metric that tell them apart."
         )

@@ -1,7 +1,6 @@
 """`interp attribute`: what it prints and saves, how it resumes, and what it refuses."""
 
 import dataclasses
-import importlib
 import json
 from pathlib import Path
 
@@ -12,11 +11,12 @@ from test_cli import last_json, refused, report
 
 import interp
 from circuits.cli.app import run
+from interp.attribution.attribute import attribute_to
+from interp.attribution.micro_batches import AttributionRun
 from interp.attribution.scores import EdgeScores, NodeScores, Scores, UnitScores
 from interp.errors import DegenerateGap, InterpWarning
 
 pytestmark = pytest.mark.usefixtures("load_once")
-attributing = importlib.import_module("interp.attribution.attribute")
 
 
 @pytest.fixture(scope="module")
@@ -81,18 +81,18 @@ def test_edges_nodes_and_units(
 def test_a_stopped_run_resumes(
     tmp_path: Path, llama: str, pairs: str, capsys, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(attributing, "SHARD", 1)
-    out, measured, original = tmp_path / "run", [], attributing._by_name
+    monkeypatch.setattr("interp.attribution.contrast.PAIRS_AT_ONCE", 1)
+    out, measured, original = tmp_path / "run", [], AttributionRun._part
     command = ["attribute", "--model", llama, "--pairs", pairs, "--of", "resid_pre", "--json"]
     command += ["--out", str(out)]
 
-    def counted(model, rows, **options):
-        measured.append(rows[0].id)
+    def counted(run, rows, pairs):
+        measured.append(pairs[0].pair.id)
         if len(measured) == 3:
             raise KeyboardInterrupt
-        return original(model, rows, **options)
+        return original(run, rows, pairs)
 
-    monkeypatch.setattr(attributing, "_by_name", counted)
+    monkeypatch.setattr(AttributionRun, "_part", counted)
     assert run(command) == 130
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"interrupted: 2 of 3 pairs are saved in {out}.partial; run the same command again to go "
@@ -111,22 +111,22 @@ def test_a_stopped_run_resumes(
 
 def test_shards_are_as_one_run(tmp_path: Path, llama: str, monkeypatch: pytest.MonkeyPatch):
     """The gap and the positions are those of all pairs: the first two alone have no gap."""
-    monkeypatch.setattr(attributing, "SHARD", 2)
+    monkeypatch.setattr("interp.attribution.contrast.PAIRS_AT_ONCE", 2)
     model, (first, *others) = interp.load_model(llama), word_pairs()
     turned = dataclasses.replace(first, clean=first.corrupt, corrupt=first.clean, id="turned")
     rows, found = interp.PromptPairs((first, turned, *others), "pairs"), []
     for out in (None, tmp_path / "run"):
         with pytest.warns(InterpWarning, match="have 4 to 8 tokens.*or leave 'pos' out"):
-            found.append(attributing.attribute_to(model, rows, "resid_pre", out=out))
+            found.append(attribute_to(model, rows, "resid_pre", out=out))
     at_once, sharded = found
     np.testing.assert_allclose(sharded.values.values, at_once.values.values, atol=1e-5)
-    for name in ("excluded", "prompts", "warnings"):
+    assert (type(sharded), sharded.clean.dims) == (UnitScores, ("pair",))
+    for name in ("graph", "method", "metric", "weights_hash", "prompts", "excluded", "warnings"):
         assert getattr(sharded, name) == getattr(at_once, name)
-    assert sharded.warnings
     assert sharded.provenance["options"]["of"] == "resid_pre"
-    monkeypatch.setattr(attributing, "SHARD", 1)
+    monkeypatch.setattr("interp.attribution.contrast.PAIRS_AT_ONCE", 1)
     with pytest.raises(DegenerateGap, match=r"\(2 pairs, first"):
-        attributing.attribute_to(model, rows[:2], "nodes", out=tmp_path / "none")
+        attribute_to(model, rows[:2], "nodes", out=tmp_path / "none")
 
 
 @pytest.mark.parametrize(

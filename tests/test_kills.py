@@ -7,16 +7,15 @@ import pytest
 from kills import events_of, killed_at, names
 from sample_runs import RUNS, content
 
-SHARDED = ("interp.patching.patch", "interp.attribution.attribute")
-
 pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three pairs, two shards."""
-    for module in SHARDED:  # whose packages have a function of the module's name
-        monkeypatch.setattr(importlib.import_module(module), "SHARD", 2)
+    patching = importlib.import_module("interp.patching.patch")  # not the function of that name
+    monkeypatch.setattr(patching, "SHARD", 2)
+    monkeypatch.setattr("interp.attribution.contrast.PAIRS_AT_ONCE", 2)
 
 
 def schedule(total: int, times: int) -> list[int]:

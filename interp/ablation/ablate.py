@@ -169,11 +169,14 @@ def ablate(
         )
 
     if out is None:
-        return _warned(measured(Steps()))
+        result = measured(Steps())
+        for text in result.warnings:
+            warnings.warn(text, InterpWarning, stacklevel=2)
+        return result
     names = [metric.identity for metric in wanted.values()]
     options = {"kind": how, "readouts": names, "n_random": n_random, "match_norms": match_norms}
-    options |= {"answers": answers}
-    options |= {"candidates": candidates, "seed": seed, "neutral": neutral and fingerprint(neutral)}
+    options |= {"answers": answers, "candidates": candidates, "seed": seed}
+    options |= {"neutral": neutral and fingerprint(neutral)}
     members = [[name, *map(str, one.components), *one.among] for name, one in chosen.items()]
     given = (members, [prompt.ids for prompt in averaged], _clusters(data, cluster_by))
     options |= zip(("sets", "reference", "clusters"), map(fingerprint, given), strict=True)
@@ -184,12 +187,6 @@ def ablate(
             note = {"seed": seed, "weights": model.weights_hash}
             run.finish(lambda at: result.save(at, note))
     return AblationResult.load(out)
-
-
-def _warned(result: AblationResult) -> AblationResult:
-    for text in result.warnings:
-        warnings.warn(text, InterpWarning, stacklevel=3)
-    return result
 
 
 def _prompts(model: Model, reference: Prompts) -> list[TokenPrompt]:

@@ -72,9 +72,8 @@ def write_norms(
 
     Before a post-norm; 0 in layers without such components.
     """
-    real = torch.zeros(len(prompts), max(len(p.ids) for p in prompts), dtype=torch.bool)
-    for row, prompt in enumerate(prompts):
-        real[row, : len(prompt.ids)] = True
+    length = torch.tensor([len(prompt.ids) for prompt in prompts])
+    real = torch.arange(int(length.max())) < length[:, None]
     norms: dict[ComponentKind, np.ndarray] = {}
     sized: set[ComponentKind] = set(kinds) - {"mlp"}
     for kind in sized:

@@ -119,11 +119,10 @@ def _units(model: Model, ablated: Sequence[Sequence[Component]]) -> _Units:
             places[one.layer, one.kind].append((i, one.unit))
     units: _Units = []
     for (layer, kind), own in sorted(places.items()):
-        chosen = torch.zeros(
-            len(ablated), model.n_units(SITES[SITE_OF[kind]], layer), dtype=torch.bool
-        )
+        site = SITES[SITE_OF[kind]]
+        chosen = torch.zeros(len(ablated), model.n_units(site, layer), dtype=torch.bool)
         chosen[tuple(torch.tensor(own).T)] = True
-        units.append((SITES[SITE_OF[kind]], layer, chosen))
+        units.append((site, layer, chosen))
     return units
 
 

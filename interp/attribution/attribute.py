@@ -1,13 +1,10 @@
 """Attribute the metric to edges, to nodes, or to the units of a site: three calls, and one by name.
 
-The latter also resumes in a run folder, shard of pairs by shard of pairs.
+The latter also resumes in a run folder, micro-batch by micro-batch.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,19 +12,11 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.contrast import Contrast, plain_runs, usable
+from interp.attribution.contrast import Contrast, plain_runs
 from interp.attribution.edges import EdgeMatrices, ig_activation_scores, kept, linearised_scores
 from interp.attribution.estimators import ESTIMATORS, IG_STEPS, estimator_named, linearise
 from interp.attribution.exact import exact_edge_scores, exact_nodes
-from interp.attribution.micro_batches import (
-    AnyPairs,
-    AttributionRun,
-    Baseline,
-    Rows,
-    Scored,
-    checked,
-    facts,
-)
+from interp.attribution.micro_batches import AnyPairs, AttributionRun, Baseline, Rows, Scored
 from interp.attribution.nodes import (
     NODE_SITES,
     by_position,
@@ -45,13 +34,11 @@ from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.model.sites import AXES_OF, Site, parse_site
 from interp.progress import Progress
-from interp.results.run_folder import RunFolder, identity, names_of
+from interp.results.run_folder import RunFolder, Steps, identity, names_of
 
 EDGE_METHODS = ("exact", *ESTIMATORS, "eap-ig-activations", "eap-qk")
 NODE_METHODS = ("exact", *ESTIMATORS)
 UNIT_METHODS = (*ESTIMATORS, "eap-qk", "grad-drop")
-SHARD = 16
-"""Pairs in a shard: what a killed run loses at most."""
 
 
 def attribute_edges(
@@ -86,7 +73,7 @@ def attribute_edges(
     Source: each method's own; see `ESTIMATORS` and docs/attribution.md.
     """
     run = AttributionRun(model, pairs, method, metric, answers, at_once, progress)
-    return checked(run.measured(*_edges(model, method, steps)))
+    return run.measured(*_edges(model, method, steps))
 
 
 def _edges(model: Model, method: str, steps: int | None) -> Scored[EdgeScores]:
@@ -117,7 +104,7 @@ def attribute_nodes(
     approximate it. Arguments and errors as in `attribute_edges`.
     """
     run = AttributionRun(model, pairs, method, metric, answers, at_once, progress)
-    return checked(run.measured(*_nodes(model, method, steps)))
+    return run.measured(*_nodes(model, method, steps))
 
 
 def _nodes(model: Model, method: str, steps: int | None) -> Scored[NodeScores]:
@@ -162,7 +149,7 @@ def attribute(
     """
     scored = _units(model, site, over, method, steps)
     run = AttributionRun(model, pairs, f"{method} ({site})", metric, answers, at_once, progress)
-    return checked(run.measured(*scored))
+    return run.measured(*scored)
 
 
 def _units(
@@ -211,16 +198,25 @@ def attribute_to(
     `RunFolderError` where `out` holds another run, or something else.
     """
     refuse_mismatch(of, over, method)
-    options: dict[str, Any] = {"of": of, "over": over, "method": method}
-    options |= {"metric": metric, "steps": steps, "answers": answers}
-    if out is None:
-        return checked(_by_name(model, pairs, **options, progress=progress))
+    name = method if of in ("edges", "nodes") else f"{method} ({of})"
+
+    def measured(into: Steps) -> Scores:
+        run = AttributionRun(model, pairs, name, metric, answers, None, progress or False, into)
+        if of == "edges":
+            return run.measured(*_edges(model, method, steps))
+        if of == "nodes":
+            return run.measured(*_nodes(model, method, steps))
+        return run.measured(*_units(model, of, over or "layer,pos", method, steps))
+
     pairs = pairs.rendered(model)
-    named = options | {"metric": as_metric(metric).identity, "seed": seed}
-    named |= names_of(pairs) | identity(model)
-    with RunFolder.open(out, "attribute", named, unit="pairs", force=force) as run:
+    if out is None:
+        return measured(Steps())
+    options = {"of": of, "over": over, "method": method, "steps": steps, "answers": answers}
+    options |= {"metric": as_metric(metric).identity, "seed": seed}
+    options |= names_of(pairs) | identity(model)
+    with RunFolder.open(out, "attribute", options, unit="pairs", force=force) as run:
         if not run.finished:
-            scores = checked(_in_shards(run, model, pairs, options, progress))
+            scores = measured(run)
             run.finish(lambda at: scores.save(at, {"seed": seed, "weights": model.weights_hash}))
     return Scores.load(out)
 
@@ -234,49 +230,6 @@ def refuse_mismatch(of: str, over: str | None, method: str) -> None:
         raise PlanError(f"{of} have no axes {over!r}; leave `over` out, or name a site, such as z.")
     if of not in ("edges", "nodes"):
         checked_axes(*parse_site(of), over or "layer,pos")
-
-
-def _by_name(
-    model: Model, pairs: PromptPairs, of: str, over: str | None, method: str, **options: Any
-) -> Scores:
-    """Scores that are still to be `checked`."""
-    options["progress"], steps = options["progress"] or False, options.pop("steps")
-    name = method if of in ("edges", "nodes") else f"{method} ({of})"
-    run = AttributionRun(model, pairs, name, at_once=None, **options)
-    if of == "edges":
-        return run.measured(*_edges(model, method, steps))
-    if of == "nodes":
-        return run.measured(*_nodes(model, method, steps))
-    return run.measured(*_units(model, of, over or "layer,pos", method, steps))
-
-
-def _in_shards(
-    run: RunFolder,
-    model: Model,
-    pairs: PromptPairs,
-    options: Mapping[str, Any],
-    progress: Progress | None,
-) -> Scores:
-    """All scores from their shards, each read back or measured."""
-    tokens, excluded = usable(model, pairs, options["metric"], options["answers"])
-    rows = PromptPairs(tuple(pair.pair for pair in tokens), pairs.source)
-    shards: list[Scores] = []
-    for first in range(0, len(rows), SHARD):
-        some = rows[first : first + SHARD]
-        report = progress and (lambda done, _, first=first: progress(first + done, len(rows)))
-        make = partial(_by_name, model, some, **options, progress=report)
-        shards.append(run.step(f"{first:06d}", make, Scores))
-        run.count(first + len(some), len(rows))
-        if progress:
-            progress(first + len(some), len(rows))
-    # a position axis is as long as the longest prompt's
-    series = {
-        name: xr.concat([getattr(shard, name) for shard in shards], "pair", join="outer")
-        for name in ("values", "clean", "corrupt")
-    }
-    rest = facts(tokens, excluded, options["answers"], "pos" in series["values"].dims)
-    seconds = sum(shard.seconds for shard in shards)
-    return replace(shards[0], **series, **rest, seconds=seconds, provenance={})
 
 
 # --- one contrast ------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from interp.brief import brief
 from interp.data.pairs import AnswerMode, Excluded, PromptPairs, TokenPair, tokenise
-from interp.data.token_batch import TokenBatch, aligned_batch
+from interp.data.token_batch import aligned_batch
 from interp.errors import DataError, PlanError
 from interp.forward.argument_axes import BlockState
 from interp.forward.blocks import split_mlp_input
@@ -56,8 +56,7 @@ class Contrast:
     @property
     def corrupt_prompt(self) -> Bool[Tensor, "pair pos"]:
         """Which columns are tokens of the corrupt prompts themselves."""
-        answers = self.mask & ~self.prompt
-        return self.calls.mask[1::2] & ~answers
+        return self.calls.mask[1::2] & (self.prompt | ~self.mask)
 
     @property
     def mask(self) -> Bool[Tensor, "pair pos"]:
@@ -120,35 +119,41 @@ def usable(
     return kept, refused + unread
 
 
-def contrasts(
-    model: Model,
-    pairs: Sequence[TokenPair],
-    metric: AnyMetric = "logit_diff",
-    at_once: int | None = None,
-) -> Iterator[Contrast]:
-    """Micro-batches of `at_once` (by default `PAIRS_AT_ONCE`) pairs, read at their last token."""
-    chosen = with_gradient(metric)
+def batched(pairs: Sequence[TokenPair], at_once: int | None) -> Iterator[Sequence[TokenPair]]:
+    """Micro-batches of `at_once` (by default `PAIRS_AT_ONCE`) pairs."""
     step = PAIRS_AT_ONCE if at_once is None else at_once
     if step < 1:
         raise DataError(f"at_once={at_once}: a micro-batch holds at least one pair.")
-    for start in range(0, len(pairs), step):
-        tokens = aligned_batch(model, pairs[start : start + step], chosen.n_answers)
+    return (pairs[start : start + step] for start in range(0, len(pairs), step))
 
-        def read(resid: Tensor, pair: Tensor, tokens: TokenBatch = tokens):
-            rows = torch.arange(len(resid), device=resid.device)[:, None]
-            at = resid[rows, tokens.columns[2 * pair].to(resid.device)]
-            values = measure(model, chosen, at, tokens.answers[2 * pair])
-            if torch.is_grad_enabled() and at.requires_grad and not values.requires_grad:
-                raise PlanError(
-                    f"{chosen.name!r} has no gradient, so nothing can be attributed by it; write "
-                    "it with differentiable functions of the logits, or use method='exact'."
-                )
-            return values
 
-        calls = record_batch(model, tokens)
-        last = tokens.columns[0::2, :1].to(tokens.mask.device)
-        within = torch.arange(tokens.mask.shape[1], device=last.device) <= last
-        yield Contrast(calls, tokens.mask[0::2] & within, read)
+def contrasts(
+    model: Model, pairs: Sequence[TokenPair], metric: AnyMetric = "logit_diff"
+) -> Iterator[Contrast]:
+    """Micro-batches of pairs, read at their last token."""
+    return (contrast_of(model, some, metric) for some in batched(pairs, None))
+
+
+def contrast_of(model: Model, pairs: Sequence[TokenPair], metric: AnyMetric) -> Contrast:
+    """One micro-batch, all of these pairs."""
+    chosen = with_gradient(metric)
+    tokens = aligned_batch(model, pairs, chosen.n_answers)
+
+    def read(resid: Tensor, pair: Tensor):
+        rows = torch.arange(len(resid), device=resid.device)[:, None]
+        at = resid[rows, tokens.columns[2 * pair].to(resid.device)]
+        values = measure(model, chosen, at, tokens.answers[2 * pair])
+        if torch.is_grad_enabled() and at.requires_grad and not values.requires_grad:
+            raise PlanError(
+                f"{chosen.name!r} has no gradient, so nothing can be attributed by it; write it "
+                "with differentiable functions of the logits, or use method='exact'."
+            )
+        return values
+
+    calls = record_batch(model, tokens)
+    last = tokens.columns[0::2, :1].to(tokens.mask.device)
+    within = torch.arange(tokens.mask.shape[1], device=last.device) <= last
+    return Contrast(calls, tokens.mask[0::2] & within, read)
 
 
 # --- runs --------------------------------------------------------------------------------------
@@ -209,34 +214,27 @@ def run(
     state = BlockState(contrast.calls.arguments)
     for layer, block in enumerate(model.blocks):
         kwargs = contrast.calls.of_rows(layer, prompt)
-        with _giving(model, layer, given), _keeping(model, layer, kept):
+        with _hooks(model, layer, kept, given):
             after = state.after(block(hidden, **state.given(kwargs)))
         hidden = through(layer, hidden, after)
     return RunValues(kept, hidden)
 
 
 @contextlib.contextmanager
-def _giving(model: Model, layer: int, given: tuple[str, int, Tensor] | None) -> Generator[None]:
-    """Out of place: what attention computes is saved for its own backward pass."""
-    if given is None or given[1] != layer:
-        yield
-        return
-    module, point = model.point(SITES[given[0]], layer)
-    if point.side == "in":
-        handle = module.register_forward_pre_hook(lambda _, args: (given[2], *args[1:]))
-    else:
-        handle = module.register_forward_hook(lambda _, __, out: given[2])
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextlib.contextmanager
-def _keeping(model: Model, layer: int, kept: dict[str, list[Tensor]]) -> Generator[None]:
+def _hooks(
+    model: Model, layer: int, kept: dict[str, list[Tensor]], given: tuple[str, int, Tensor] | None
+) -> Generator[None]:
     own = model.arch.layers[layer].points
     edits = [(SITES[s], layer, kept[s].append) for s in kept if s in own]
     with contextlib.ExitStack() as stack:
+        # out of place, as what attention computes is saved for its own backward pass
+        if given is not None and given[1] == layer:
+            module, point = model.point(SITES[given[0]], layer)
+            if point.side == "in":
+                put = module.register_forward_pre_hook(lambda _, args: (given[2], *args[1:]))
+            else:
+                put = module.register_forward_hook(lambda _, __, out: given[2])
+            stack.callback(put.remove)
         if "mlp_in" in kept:
             stack.callback(split_mlp_input(model, layer, kept["mlp_in"].append).remove)
         stack.enter_context(hooked(model, edits))

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,17 +13,18 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.contrast import Contrast, contrasts, usable
+from interp.attribution.contrast import Contrast, batched, contrast_of, usable
 from interp.attribution.scores import Scores
 from interp.brief import brief
 from interp.data.answers import described
-from interp.data.pairs import AnswerMode, Excluded, PromptPairs, TokenPair, load_pairs, unpaired
+from interp.data.pairs import AnswerMode, PromptPairs, TokenPair, load_pairs, unpaired
 from interp.data.prompts import mixed_positions
 from interp.errors import InterpWarning, PlanError
 from interp.metrics import AnyMetric, as_metric, refuse_no_gap
 from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.progress import Progress, reported
+from interp.results.run_folder import Steps
 
 AnyPairs = PromptPairs | Sequence[Any] | str
 Baseline = tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]
@@ -45,34 +47,40 @@ class AttributionRun:
     answers: AnswerMode
     at_once: int | None
     progress: Progress | bool
+    run: Steps = Steps()
 
     def measured(
         self, kind: type[S], rows: Callable[[Contrast], Rows], labels: Mapping[str, Sequence[Any]]
     ) -> S:
-        """Label what `rows` gives of micro-batches, other axes by number; still to be `checked`."""
-        started = time.perf_counter()
+        """Run micro-batches through `rows`, and label the scores; other axes are numbered."""
         loaded, chosen = load_pairs(self.pairs), as_metric(self.metric)
         kept, excluded = usable(self.model, loaded, chosen, self.answers)
-        parts, baselines, done = [], [], 0
+        parts, done = list[dict[str, xr.DataArray]](), 0
         with reported(self.progress, "attribution", len(kept)) as report:
-            for contrast in contrasts(self.model, kept, chosen, self.at_once):
-                values, read = rows(contrast)
-                parts.append(values)
-                baselines.append([x.detach().double().cpu().numpy() for x in read])
-                done += len(contrast)
+            for some in batched(kept, self.at_once):
+                make = partial(self._part, rows, some)
+                parts.append(self.run.step(f"{done:06d}", make, dict[str, xr.DataArray]))
+                done += len(some)
+                self.run.count(done, len(kept))
                 report(done, len(kept))
-        clean, corrupt = (np.concatenate(x) for x in zip(*baselines, strict=True))
         ids = {"pair": [pair.pair.id for pair in kept]}
-        values = xr.concat(parts, "pair", join="outer").astype(np.float32)
+        # a position axis is as long as the longest prompt's
+        values, clean, corrupt, seconds = (
+            xr.concat([part[name] for part in parts], "pair", join="outer").assign_coords(ids)
+            for name in ("values", "clean", "corrupt", "seconds")
+        )
+        refuse_no_gap(chosen, clean.values, corrupt.values, ids["pair"])
         axes = {str(axis): list(range(n)) for axis, n in values.sizes.items()}
         axes |= {axis: list(names) for axis, names in labels.items()} | ids
         graph: Graph | None = None
         with contextlib.suppress(PlanError):  # units need no blocks that can be taken apart
             graph = Graph.of(self.model.arch)
-        return kind(
+        texts = [text for p in kept for text in (p.pair.clean, p.pair.corrupt)]
+        mixed = mixed_positions([pair.clean for pair in kept], [pair.roles for pair in kept])
+        found = kind(
             values=values.assign_coords(axes),
-            clean=xr.DataArray(clean, dims="pair", coords=ids),
-            corrupt=xr.DataArray(corrupt, dims="pair", coords=ids),
+            clean=clean,
+            corrupt=corrupt,
             graph_or_none=graph,
             method=self.method,
             metric=chosen.name,
@@ -80,30 +88,25 @@ class AttributionRun:
             model=self.model.name,
             weights_hash=self.model.weights_hash,
             source=loaded.source,
-            seconds=time.perf_counter() - started,
-            **facts(kept, excluded, self.answers, "pos" in values.dims),
+            excluded=tuple(excluded),
+            prompts=tuple(dict.fromkeys(texts)),
+            seconds=float(seconds.sum()),
+            unpaired=unpaired(kept),
+            answers=described((pair.answers for pair in kept), self.answers),
+            mixed=mixed if "pos" in values.dims else "",
         )
+        for text in found.warnings:
+            warnings.warn(text, InterpWarning, stacklevel=3)
+        return found
 
-
-def facts(
-    pairs: Sequence[TokenPair], excluded: Sequence[Excluded], answers: AnswerMode, by_position: bool
-) -> dict[str, Any]:
-    """What results record of all pairs together."""
-    tokens, roles = [pair.clean for pair in pairs], [pair.roles for pair in pairs]
-    texts = [text for pair in pairs for text in (pair.pair.clean, pair.pair.corrupt)]
-    return {
-        "excluded": tuple(excluded),
-        "prompts": tuple(dict.fromkeys(texts)),
-        "unpaired": unpaired(pairs),
-        "answers": described((pair.answers for pair in pairs), answers),
-        "mixed": mixed_positions(tokens, roles) if by_position else "",
-    }
-
-
-def checked(found: S) -> S:
-    """Scores of all pairs, with their warnings given; `DegenerateGap` where there is no gap."""
-    ids = [str(one) for one in found.values.pair.values]
-    refuse_no_gap(found.metric, found.clean.values, found.corrupt.values, ids)
-    for text in found.warnings:
-        warnings.warn(text, InterpWarning, stacklevel=3)
-    return found
+    def _part(
+        self, rows: Callable[[Contrast], Rows], pairs: Sequence[TokenPair]
+    ) -> dict[str, xr.DataArray]:
+        """One micro-batch: its scores, the metric of its prompts, and the seconds it took."""
+        started = time.perf_counter()
+        values, read = rows(contrast_of(self.model, pairs, self.metric))
+        clean, corrupt = (x.detach().double().cpu().numpy() for x in read)
+        seconds = np.full(len(pairs), (time.perf_counter() - started) / len(pairs))
+        each = {"clean": clean, "corrupt": corrupt, "seconds": seconds}
+        found = {name: xr.DataArray(x, dims="pair") for name, x in each.items()}
+        return found | {"values": values.astype(np.float32)}

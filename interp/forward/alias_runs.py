@@ -13,19 +13,9 @@ from torch import Tensor
 from interp.data.pairs import TokenPair
 from interp.metrics import AnswerScores, Metric
 
-
-def _log_p(scores: AnswerScores) -> Tensor:
-    return scores.logprob[:, 0, 0]
-
-
-def _rank(scores: AnswerScores) -> Tensor:
-    assert scores.rank is not None
-    return scores.rank[:, 0, 0]
-
-
 ALIAS = {
-    "answers": Metric("log p of one alias", "nats", "answers", _log_p, 1),
-    "ranks": Metric("rank of one alias", "tokens", "ranks", _rank, 1),
+    "answers": Metric("log p of one alias", "nats", "answers", lambda s: s.logprob[:, 0, 0], 1),
+    "ranks": Metric("rank of one alias", "tokens", "ranks", lambda s: s.rank[:, 0, 0], 1),
 }
 """What is read in each run, by what the metric reads."""
 

@@ -340,7 +340,7 @@ class _Block:
                 ),
                 attention=attention if attention != path else scope,
                 n_heads=self.n_heads,
-                n_kv_heads=self._width(points["k"]) // d_head,
+                n_kv_heads=points["k"].width(self.block) // d_head,
                 d_head=d_head,
             )
 
@@ -348,11 +348,6 @@ class _Block:
         if self.known.attention is not None:
             return base
         return replace(base, missing={**base.missing, **dict.fromkeys(("z", "q", "k", "v"), why)})
-
-    def _width(self, point: ModulePoint) -> int:
-        if point.features is not None:
-            return len(point.features)
-        return shape_of(self.block.get_submodule(point.path))[0]
 
     def _parts_of(
         self, name: str, n_out: int, d: int

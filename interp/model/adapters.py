@@ -88,7 +88,7 @@ def _block_map(
     n_heads, n_kv_heads, d_head = heads if attention else (0, 0, 0)
     d_head = (_width_in(module, points.get("z")) or 0) // max(n_heads, 1) or d_head
     if "k" in points:  # not all configs say how many there are
-        n_kv_heads = _width_out(module, points["k"]) // max(d_head, 1) or n_kv_heads
+        n_kv_heads = points["k"].width(module) // max(d_head, 1) or n_kv_heads
     return BlockMap(
         points=points,
         missing=missing,
@@ -226,13 +226,6 @@ def _features(
     with torch.no_grad():
         split = attn.split_qkv_matrix(stand_in)[part]
     return split.weight[:, 0].round().long()
-
-
-def _width_out(block: nn.Module, point: ModulePoint) -> int:
-    """Features of a site that a linear module gives."""
-    if point.features is not None:
-        return len(point.features)
-    return shape_of(block.get_submodule(point.path))[0]
 
 
 def _width_in(block: nn.Module, point: ModulePoint | None) -> int | None:

@@ -6,11 +6,12 @@ from functools import cached_property
 from typing import Literal
 
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.brief import brief
 from interp.errors import PlanError
 from interp.model.sites import SITES
+from interp.model.weights import shape_of
 
 
 @brief
@@ -26,6 +27,12 @@ class ModulePoint:
     path: str
     side: Literal["in", "out", "logits", "weights", "neurons", "outputs"]
     features: Int[Tensor, " width"] | None = None
+
+    def width(self, block: nn.Module) -> int:
+        """Features of a site that a linear module gives."""
+        if self.features is not None:
+            return len(self.features)
+        return shape_of(block.get_submodule(self.path))[0]
 
 
 @brief

@@ -110,8 +110,7 @@ def patch(
         return result
     named = {"site": site, "over": ",".join(sweep.over), "metric": sweep.metric.identity}
     named |= {"direction": direction, "at": at, "layers": layers, "neurons": neurons, "seed": seed}
-    named |= {"answers": answers}
-    named |= names_of(loaded) | identity(model)
+    named |= {"answers": answers} | names_of(loaded) | identity(model)
     with RunFolder.open(out, "patch", named, unit="pairs", force=force) as run:
         if not run.finished:
             made = _measured(model, sweep, loaded, answers, tokens_at_once, progress, run)
@@ -169,7 +168,7 @@ def _labelled(
 ) -> PatchResult:
     """Put coordinates on a sweep's arrays, refusing a gap in which nothing can be localised."""
     ids = [pair.pair.id for pair in pairs]
-    refuse_no_gap(sweep.metric.name, arrays.clean, arrays.corrupt, ids)
+    refuse_no_gap(sweep.metric, arrays.clean, arrays.corrupt, ids)
     place = "span" if "span" in sweep.over else "pos"
     unit = next((axis for axis in sweep.over if axis in UNITS), UNITS[0])
     labels = {"layer": sweep.layers, place: sweep.places(pairs), unit: sweep.unit_labels}

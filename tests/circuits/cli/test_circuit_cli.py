@@ -1,7 +1,6 @@
 """`interp circuit`: discover, evaluate, compare, show, export, validate; and what they refuse."""
 
 import functools
-import importlib
 import json
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ from test_cli import CAPITALS, last_json, refused, saved
 import interp
 from circuits.cli.app import run
 from circuits.discovery import Circuit, edge_pruning, search
+from interp.attribution.micro_batches import AttributionRun
 from interp.model.model import Model
 
 N_EDGES = 262  # of the tiny model: 3 layers of 4 heads
@@ -120,13 +120,12 @@ def test_circuits_are_discovered(
 
 
 def test_a_folder_keeps_the_scores_and_resumes(folder: Path, tmp_path: Path, capsys, monkeypatch):
-    attributing = importlib.import_module("interp.attribution.attribute")
     out = tmp_path / "found"
     command = ["discover", *on(folder, "discovery"), "--size", "40", "--out", str(out)]
     first = said(capsys, *command)
     assert first["file"] == str(out / "circuit.json")
     assert f"{first['n_edges']} of {N_EDGES} edges" in shown(capsys, out)
-    monkeypatch.setattr(attributing, "_by_name", lambda *a, **o: pytest.fail("measured again"))
+    monkeypatch.setattr(AttributionRun, "_part", lambda *a, **o: pytest.fail("measured again"))
     assert said(capsys, *command) == first
     again = [*command[-4:-1], str(tmp_path / "again")]
     assert said(capsys, "discover", "--scores", str(out / "scores"), *again)["top"] == first["top"]

@@ -247,7 +247,7 @@ def test_a_run_is_read_back_and_its_scores_serve_another(run: tuple[Stability, P
 
     fewer = SETTINGS.model_copy(update={"edges": 20})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("interp.attribution.attribute._by_name", never)
+        patch.setattr("interp.attribution.micro_batches.AttributionRun._part", never)
         other = circuits.stability(
             tiny("llama"), template_pairs(16), fewer, scores=folder / "scores", progress=False
         )

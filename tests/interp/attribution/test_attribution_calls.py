@@ -50,19 +50,6 @@ def test_neuron_scores_sum_to_the_mlp_where_it_is_linear_in_them():
     )
 
 
-def test_scores_survive_a_run_folder(tmp_path):
-    from interp.attribution.scores import EdgeScores, Scores
-
-    scores = attribute_edges(tiny("llama"), word_pairs(), "eap")
-    loaded = Scores.load(scores.save(tmp_path / "run"))
-    assert isinstance(loaded, EdgeScores)
-    assert loaded.values.equals(scores.values)
-    assert loaded.clean.equals(scores.clean)
-    for name in ("graph", "method", "metric", "model", "weights_hash", "prompts", "excluded"):
-        assert getattr(loaded, name) == getattr(scores, name)
-    assert loaded.top(5).equals(scores.top(5))
-
-
 def test_user_mistakes_are_told():
     model = tiny("llama")
     with pytest.raises(PlanError, match="Did you mean 'eap-ig'"):

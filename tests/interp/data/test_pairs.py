@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import tiny, word_pairs
+from conftest import tiny, word_pairs, word_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -313,11 +313,7 @@ def test_a_span_of_words_is_the_same_span_of_tokens(data: st.DataObject):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_batches_are_padded_on_the_side_of_the_tokenizer(side: str):
-    import dataclasses
-
-    from conftest import word_tokenizer
-
-    model = dataclasses.replace(tiny("llama"), tokenizer=word_tokenizer(side))
+    model = replace(tiny("llama"), tokenizer=word_tokenizer(side))
     kept, _ = tokenise(model, word_pairs())
     tokens = batch(model, kept)
     assert tokens.ids.shape == (6, 8)

@@ -7,6 +7,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -216,19 +217,17 @@ def test_a_damaged_folder_is_refused_and_replaced_by_force(tmp_path: Path):
 
 def test_options_cover_the_tokenizer_but_not_how_it_last_padded():
     tokenizer = word_tokenizer()
-    model = interp.load_model(tiny("gpt2").hf, tokenizer=tokenizer)
-    found = [identity(model)["tokenizer"]]
-    tokenizer(["w1", "w2 w3"], padding=True, truncation=True, max_length=4)
-    assert identity(model)["tokenizer"] == found[0]
+    model, found = replace(tiny("gpt2"), tokenizer=tokenizer), list[str]()
     with_bos = TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
-    for one, name, value in (
-        (tokenizer, "chat_template", "{{ messages }}"),
-        (tokenizer, "eos_token", "w9"),
-        (tokenizer.backend_tokenizer, "post_processor", with_bos),
+    for change in (
+        lambda: tokenizer(["w1", "w2 w3"], padding=True, truncation=True, max_length=4),
+        lambda: setattr(tokenizer, "chat_template", "{{ messages }}"),
+        lambda: setattr(tokenizer, "eos_token", "w9"),
+        lambda: setattr(tokenizer.backend_tokenizer, "post_processor", with_bos),
     ):
-        setattr(one, name, value)
         found.append(identity(model)["tokenizer"])
-    assert len(set(found)) == 4
+        change()
+    assert len({*found, identity(model)["tokenizer"]}) == 4 and found[0] == found[1]
 
 
 def test_options_cover_weights_as_they_are_now():
