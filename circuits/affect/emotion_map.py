@@ -58,8 +58,7 @@ class EmotionMap(Result):
     @property
     def chosen(self) -> pd.DataFrame:
         """The rows of `table` at layer 0, the control, and at the chosen layer."""
-        at: Any = self.table[self.table["layer"].isin([0, self.layer])]
-        return at.reset_index(drop=True)
+        return self.table.loc[self.table["layer"].isin([0, self.layer])].reset_index(drop=True)
 
     def summary(self) -> dict[str, Any]:
         """What was left out, and `chosen`."""
@@ -75,6 +74,7 @@ class EmotionMap(Result):
         own: Any = self.places[self.places["layer"] == self.layer].drop(columns="layer")
         here: Any = self.table[self.table["layer"] == self.layer]
         found = [f"r({one.rating}, {one.read_out}) = {one.r:.2f}" for one in here.itertuples()]
+        left_out = cell_text(self.left_out)
         says = (
             "Emotion vectors on their first two principal components; blue: people rate the word "
             "as pleasant, red: as unpleasant. Names that would overlap are left out; point at a "
@@ -85,10 +85,7 @@ class EmotionMap(Result):
             lead=f"At layer {self.layer}: {'; '.join(found) or 'too few words have a rating'}.",
             sections=[
                 Section("The plane", [Figure("Emotions", says, self.plot())]),
-                Section(
-                    "Ratings",
-                    [Table("Layer 0 and the chosen layer", self.chosen, cell_text(self.left_out))],
-                ),
+                Section("Ratings", [Table("Layer 0 and the chosen layer", self.chosen, left_out)]),
                 Section("All layers", [Table("Agreement with ratings", self.table)]),
                 Section("Places", [Table("The plane", own)]),
             ],
@@ -109,11 +106,9 @@ def emotion_map(found: EmotionVectors, norms: pd.DataFrame, seed: int = 0) -> Em
     A word without ratings has those of its emotion's name. A rating that fewer than `FEWEST` words
     have, or all alike, is left out of the table.
     """
-    both = zip(found.words, found.emotions, strict=True)
-    ratings: Any = norms.reindex([word if word in norms.index else name for word, name in both])[
-        NORMS
-    ]
-    ratings, rng = ratings.reset_index(drop=True), np.random.default_rng(seed)
+    both, rng = zip(found.words, found.emotions, strict=True), np.random.default_rng(seed)
+    ratings: Any = norms.reindex([word if word in norms.index else name for word, name in both])
+    ratings = ratings[NORMS].reset_index(drop=True)
     rated = {name: ratings[name].notna().to_numpy() for name in NORMS}
     y = {name: ratings[name].to_numpy()[some] for name, some in rated.items()}
     mixed = {k: np.stack([rng.permutation(v) for _ in range(N_DRAWS)], 1) for k, v in y.items()}

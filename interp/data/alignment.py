@@ -35,9 +35,8 @@ def align(clean: Tokens, corrupt: Tokens, clean_spans: Spans, corrupt_spans: Spa
         DataError: two spans are in another order in `corrupt` than in `clean`.
     """
     found: list[int | None] = [None] * len(clean)
-    for (i, j), (stop_i, stop_j) in _stretches(
-        (len(clean), len(corrupt)), clean_spans, corrupt_spans
-    ):
+    lengths = len(clean), len(corrupt)
+    for (i, j), (stop_i, stop_j) in _stretches(lengths, clean_spans, corrupt_spans):
         for a, b in _matched(clean[i:stop_i], corrupt[j:stop_j]):
             found[i + a] = j + b
     return tuple(found)

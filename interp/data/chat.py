@@ -71,9 +71,8 @@ class Chat:
     def wrap(self, prompt: "str | Messages | Conversation") -> "Conversation":
         """A prompt as a user's turn, or messages as they are, with these options.
 
-        Raises:
-            DataError: the messages are none; or they have a system turn, or begin the reply, and
-                these options do, too.
+        `DataError` where the messages are none; or they have a system turn, or begin the reply,
+        and these options do, too.
         """
         if isinstance(prompt, Conversation):
             prompt = prompt.messages
@@ -167,11 +166,8 @@ def in_chat(text: str, chat: Chat | None) -> "str | Conversation":
 
 def is_messages(given: Any) -> bool:
     """Whether a value is a list of messages, sound or not."""
-    return (
-        isinstance(given, list | tuple)
-        and bool(given)
-        and all(isinstance(one, Mapping) for one in given)
-    )
+    several = isinstance(given, list | tuple) and bool(given)
+    return several and all(isinstance(one, Mapping) for one in given)
 
 
 def has_template(model: "Model") -> bool:

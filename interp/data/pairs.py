@@ -108,10 +108,8 @@ class PromptPairs(Sequence[Pair]):
         Raises:
             DataError: a row is not a pair, an id occurs twice, or a span not exactly once.
         """
-        pairs = [
-            Pair(**pair_fields(record, f"{source}, row {n}", n))
-            for n, record in enumerate(records, 1)
-        ]
+        rows = enumerate(records, 1)
+        pairs = [Pair(**pair_fields(record, f"{source}, row {n}", n)) for n, record in rows]
         if not pairs:
             raise DataError(f"{source} holds no pairs; give at least one row.")
         refuse_repeated((pair.where, pair.id) for pair in pairs)

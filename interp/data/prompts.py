@@ -143,10 +143,7 @@ def _as_prompt(model: Model, given: Any) -> TokenPrompt:
 def pairs_of(
     model: Model, given: Sequence[Any], answers: Literal["whole", "first", "single"] = "whole"
 ) -> list[TokenPair] | None:
-    """Prompts that are all pairs, in the model's tokens, none left out; else ``None``.
-
-    `answers` as in `tokenise`.
-    """
+    """Prompts that are all pairs, in tokens, with `answers` as in `tokenise`; else ``None``."""
     if not all(isinstance(one, Pair | TokenPair) for one in given):
         return None
     return [

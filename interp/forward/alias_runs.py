@@ -35,9 +35,8 @@ def by_alias(metric: Metric, pairs: Sequence[TokenPair], run: OneRun) -> list[np
         chosen = [aliases[min(alias, len(aliases) - 1)] for aliases in own]
         lengths = torch.tensor([len(one) for one in chosen])
         n_tokens[:, answer, alias] = lengths * torch.from_numpy(there)
-        alone = [
-            replace(pair, answers=((one,), (one,))) for pair, one in zip(pairs, chosen, strict=True)
-        ]
+        both = zip(pairs, chosen, strict=True)
+        alone = [replace(pair, answers=((one,), (one,))) for pair, one in both]
         parts = run(alone, ALIAS[metric.reads])
         empty = np.inf if metric.reads == "ranks" else -np.inf
         found = found or [np.full((*x.shape, n_answers, n_aliases), empty) for x in parts]

@@ -27,10 +27,7 @@ BATCHES = ((*SIZES[0], 0), (*SIZES[1], 0), (*SIZES[0], 11))
 @brief
 @dataclass(frozen=True)
 class ArgumentAxes:
-    """Of one tensor: the axis that holds `per_prompt` entries for each prompt, and that of tokens.
-
-    ``None``: no such axis.
-    """
+    """Of one tensor: the axis of `per_prompt` entries per prompt (or ``None``), those of tokens."""
 
     prompts: int | None
     per_prompt: int
@@ -171,8 +168,7 @@ def mapped(
     if isinstance(value, Tensor):
         return change(value, axes.get((name, value.ndim)))
     if type(value) in (tuple, list):
-        inner = (mapped(v, f"{name}.{i}", axes, change) for i, v in enumerate(value))
-        return type(value)(inner)
+        return type(value)(mapped(v, f"{name}.{i}", axes, change) for i, v in enumerate(value))
     if type(value) is dict:
         return {key: mapped(v, f"{name}.{key}", axes, change) for key, v in value.items()}
     return value

@@ -52,11 +52,8 @@ def record_batch(model: Model, tokens: TokenBatch) -> LayerCalls:
 
 
 def _refusal(model: Model, why: tuple[str, str]) -> str:
-    what, instead = why
-    return (
-        f"{model.name} computes other values where {what} (measured against plain forward "
-        f"passes); {instead}."
-    )
+    where = f"{why[0]} (measured against plain forward passes); {why[1]}"
+    return f"{model.name} computes other values where {where}."
 
 
 def _recorded(model: Model, tokens: TokenBatch) -> LayerCalls:
@@ -70,8 +67,7 @@ def _recorded(model: Model, tokens: TokenBatch) -> LayerCalls:
     inputs = {"input_ids": tokens.ids, "use_cache": False, **given}
     calls = record_layer_calls(model, tokens.ids, tokens.mask, inputs)
     made: dict[int, Tensor] = {}
-    kwargs = [_in_tree(tokens.tree, own, made) for own in calls.kwargs]
-    return replace(calls, kwargs=kwargs)
+    return replace(calls, kwargs=[_in_tree(tokens.tree, own, made) for own in calls.kwargs])
 
 
 def _in_tree(tree: TreeColumns, own: Mapping[str, Any], made: dict[int, Tensor]) -> dict[str, Any]:
@@ -193,8 +189,7 @@ def _measured(model: Model, width: int) -> bool:
     """
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.hf.get_input_embeddings().weight.shape[0]
-    drawn = torch.randint(vocabulary, (width,), generator=generator).tolist()
-    a, b, c, d, *prompt = drawn
+    a, b, c, d, *prompt = torch.randint(vocabulary, (width,), generator=generator).tolist()
     answers: tuple[Aliases, ...] = (((a, b, 0), (a, c, 0)), ((d, a, b, 0),))
     longest = getattr(model.hf.config.get_text_config(), "max_position_embeddings", None) or width
     prompts = [prompt[: longest - 3], prompt[: min(len(prompt), longest) // 2]]

@@ -66,10 +66,9 @@ def routed(model: Model, routing: Routing) -> Generator[None]:
     with contextlib.ExitStack() as stack:
         for layer, layout in model.mixtures.items():
             block = model.blocks[layer]
-            router = _router(block.get_submodule(layout.router), layout)
-            experts = (
-                None if layout.scaled else _experts(block.get_submodule(layout.experts), layout)
-            )
+            router, module = (block.get_submodule(p) for p in (layout.router, layout.experts))
+            router = _router(router, layout)
+            experts = None if layout.scaled else _experts(module, layout)
             stack.callback(_restore, router, router.routing, router.experts)
             router.routing, router.experts = routing, experts
             if experts is not None:
@@ -291,9 +290,9 @@ class _Router(_Served):
         """The dense routing weights of given logits."""
         with _AtLogits(self.layout, lambda _: logits, self.routing is not None):
             out = self.own(*args, **kwargs)
-        return (
-            out[0] if self.layout.scaled else dense_weights(out[2], out[1], self.layout.n_experts)
-        )
+        if self.layout.scaled:
+            return out[0]
+        return dense_weights(out[2], out[1], self.layout.n_experts)
 
 
 class _AtLogits(TorchFunctionMode):

@@ -45,9 +45,8 @@ class LayerCalls:
         """The same for some of the prompts."""
         kwargs = [self.of_rows(layer, prompts) for layer in range(len(self.kwargs))]
         where = prompts.to(self.mask.device)
-        return replace(
-            self, embeddings=self.embeddings[where], kwargs=kwargs, mask=self.mask[where]
-        )
+        embeddings, mask = self.embeddings[where], self.mask[where]
+        return replace(self, embeddings=embeddings, kwargs=kwargs, mask=mask)
 
 
 class _AllRecorded(Exception):

@@ -310,12 +310,10 @@ def shares_prefixes(model: Model) -> bool:
 
     Blocks with a convolution over tokens (Mamba, linear attention, LFM2) mix them there, too.
     """
-    if not model.arch.causal or not all(
-        _dispatches(model, layer) for layer in range(model.arch.n_layers)
-    ):
+    layers = range(model.arch.n_layers)
+    if not model.arch.causal or not all(_dispatches(model, layer) for layer in layers):
         return False
-    by_name = model.attention_implementation in ("sdpa", "eager")
-    return by_name and arguments_of(model).by_token
+    return model.attention_implementation in ("sdpa", "eager") and arguments_of(model).by_token
 
 
 def _dispatches(model: Model, layer: int) -> bool:

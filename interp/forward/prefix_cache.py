@@ -109,14 +109,12 @@ class PrefixCache:
         heads = [(o, p.ids[:n]) for o, p, n in zip(owners, prompts, shared, strict=True)]
         number = {head: i for i, head in enumerate(dict.fromkeys(heads))}
         begun = None if states is None else [states[heads.index(head)][0] for head in number]
-        shown = [TokenPrompt(ids) for _, ids in number]
-        cache = cls.of(model, shown, layers=layers, states=begun)
+        cache = cls.of(model, [TokenPrompt(ids) for _, ids in number], layers=layers, states=begun)
         with during(torch.tensor([o for o, _ in number])) if during else contextlib.nullcontext():
             cache.read(model)
         cache.select([number[head] for head in heads])
         tails = [TokenPrompt(p.ids[n:]) for p, n in zip(prompts, shared, strict=True)]
-        behind = None if states is None else [rest for _, rest in states]
-        cache.append(*pad(model, tails), behind)
+        cache.append(*pad(model, tails), None if states is None else [rest for _, rest in states])
         cache.prompts = list(prompts)
         return cache
 

@@ -24,10 +24,7 @@ def measure(
     """A metric's value for each row, in fp32, from final residual streams at its answers' nodes.
 
     `answers` are each row's, `clean_resid` is the clean run's stream at the prompts' last token,
-    for metrics that compare with it.
-
-    Raises:
-        ModelError: float16 is too narrow for the model.
+    for metrics that compare with it. `ModelError` where float16 is too narrow for the model.
     """
     if resid.dtype == torch.float16 and not bool(resid.isfinite().all()):
         raise ModelError(

@@ -45,9 +45,8 @@ def _logits_behind_cache(model: Model, gap: int) -> Float[Tensor, "1 vocab"]:
 
 
 def _last_logits(model: Model, left: int, masked: bool = True) -> Float[Tensor, "1 vocab"]:
-    ids = torch.nn.functional.pad(
-        probe_ids(model), (left, 0), value=model.tokenizer.pad_token_id or 0
-    )
+    blank = model.tokenizer.pad_token_id or 0
+    ids = torch.nn.functional.pad(probe_ids(model), (left, 0), value=blank)
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[:, :left] = False
     given = positions_and_mask(model, mask) if masked else {}

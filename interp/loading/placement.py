@@ -59,11 +59,8 @@ def execution_devices(hf: nn.Module) -> set[torch.device]:
         for one in getattr(hook, "hooks", [hook]):  # hooks may stand in a chain
             device = getattr(one, "execution_device", None)
             if device is not None:
-                found.add(
-                    torch.device("cuda", device)
-                    if isinstance(device, int)
-                    else torch.device(device)
-                )
+                name = f"cuda:{device}" if isinstance(device, int) else device
+                found.add(torch.device(name))
     return found
 
 

@@ -25,8 +25,7 @@ activations rounded to eight bits move the former by up to half of it."""
 def config_of(quantization: Any, dtype: torch.dtype) -> Any:
     """What transformers quantises by: of a short name bitsandbytes' config, or the one given.
 
-    Raises:
-        ModelError: no such name, or bitsandbytes is not installed.
+    `ModelError` where there is no such name, or bitsandbytes is not installed.
     """
     if not isinstance(quantization, str):
         return quantization

@@ -273,13 +273,11 @@ class _Block:
         same_value = self._distinct(lambda record: record.gave)
         mlp = split.mlp
         if post is not None:
-            mlp = next(
-                p for p, x in same_value.items() if same(x, self.records[down].gave, self.allowed)
-            )
+            gave = self.records[down].gave
+            mlp = next(p for p, x in same_value.items() if same(x, gave, self.allowed))
         mlp = "" if mlp == down else mlp
-        parts = replace(
-            base.parts, ln2=self._norm_between(stream, mlp or down), ln2_post=post, mlp=mlp
-        )
+        ln2 = self._norm_between(stream, mlp or down)
+        parts = replace(base.parts, ln2=ln2, ln2_post=post, mlp=mlp)
         keys = self._neuron_keys(mlp, d_mlp) if mlp else {}
         points = {**base.points, "mlp_post": ModulePoint(down, "in")}
         return replace(base, points=points, parts=parts, d_mlp=d_mlp, neuron_keys=keys)
@@ -332,12 +330,11 @@ class _Block:
         for i in range(max(map(len, projected.values()))):
             own = {site: ways[min(i, len(ways) - 1)] for site, ways in projected.items()}
             points = {site: ModulePoint(inner, "out", way) for site, (inner, way) in own.items()}
+            ln1 = self._norm_between(self.start, own["q"][0])
             yield replace(
                 base,
                 points={**base.points, "z": ModulePoint(path, "in"), **points},
-                parts=replace(
-                    base.parts, ln1=self._norm_between(self.start, own["q"][0]), ln1_post=post
-                ),
+                parts=replace(base.parts, ln1=ln1, ln1_post=post),
                 attention=attention if attention != path else scope,
                 n_heads=self.n_heads,
                 n_kv_heads=points["k"].width(self.block) // d_head,
@@ -380,6 +377,5 @@ def tried(
 ) -> Iterator[list[BlockMap]]:
     """Maps of all blocks, in which every block tries its ways in turn; the last one stays."""
     for i in range(max(map(len, ways), default=0)):
-        yield [
-            own[min(i, len(own) - 1)] if own else one for one, own in zip(known, ways, strict=True)
-        ]
+        both = zip(known, ways, strict=True)
+        yield [own[min(i, len(own) - 1)] if own else one for one, own in both]
