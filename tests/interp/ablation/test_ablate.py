@@ -251,18 +251,13 @@ def test_components_come_in_many_forms():
         ([0.5], "no component '0.5'"),
         (np.zeros((2, 4)), r"shape \(2, 4\) names no components"),
         ([Component(1, "neuron", -1)], "neurons 0 to 55"),
+        (pd.DataFrame({"layer": [0], "effect": [1.0]}), "names no components; give 'component'"),
         (pd.DataFrame({"layer": [0, 1], "head": [2, np.nan]}), "'head' is not a whole number"),
     ],
 )
 def test_other_components_are_refused(given, says: str):
     with pytest.raises(PlanError, match=says):
         components_of(tiny("llama"), given)
-
-
-def test_a_table_of_other_columns_is_refused():
-    table = interp.patch(tiny("llama"), word_pairs(), over="layer").top(2)
-    with pytest.raises(PlanError, match="names no components; give 'component'"):
-        components_of(tiny("llama"), table)
 
 
 def test_cumulative_sets_grow():
