@@ -116,11 +116,7 @@ def ablate(
 
 
 def _components(given: str | None, file: Path | None) -> list[str] | None:
-    """Names from the option or, one per line, from the file.
-
-    Raises:
-        PlanError: both are given, or the file names none.
-    """
+    """Names from the option or the file's lines; `PlanError` for both, or a file without any."""
     from interp.data.records import read_text
     from interp.errors import PlanError
 

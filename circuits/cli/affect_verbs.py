@@ -131,11 +131,8 @@ def tokens(
     found, names = EmotionVectors.load(run), names_in(emotions)
     found.rows(names)
     model = on.load()
-    key = {
-        "vectors": found.provenance["run"],
-        "emotions": names,
-        "read": fingerprint(given),
-    } | identity(model)
+    key = {"vectors": found.provenance["run"], "emotions": names, "read": fingerprint(given)}
+    key |= identity(model)
     made = lambda: token_projections(model, found, given, names)  # noqa: E731 (short)
     done = in_one_piece(into.out, "emotion tokens", key, made, TokenProjections, into.force)
     yield lambda: {"run": into.run} | done.summary()

@@ -278,8 +278,7 @@ def compare(
     }
     short = {name: f"{i}" for i, name in enumerate(loaded, 1)}
     for name, found in loaded.items():
-        text = f"{short[name]}: {escape(name)}, {found.n_edges} edges"
-        stdout.print(text, soft_wrap=True)
+        stdout.print(f"{short[name]}: {escape(name)}, {found.n_edges} edges", soft_wrap=True)
     table = pd.DataFrame(rows).drop(columns=["only_first", "only_second"])
     table = table.replace({"first": short, "second": short})
     table = table.rename(columns={"expected": "edges by chance"})

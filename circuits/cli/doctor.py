@@ -45,8 +45,7 @@ def examine() -> dict[str, Any]:
 
     from interp.loading import builtin
 
-    versions = _versions()
-    folder = builtin.cache_dir()
+    versions, folder = _versions(), builtin.cache_dir()
     pulled = [name for name in builtin.BUILTIN if builtin.is_cached(name)]
     there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     return {

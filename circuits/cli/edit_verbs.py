@@ -220,10 +220,7 @@ def _edited(on: OnModel, ledger: "LedgerFolder") -> "Model":
 def _asked(
     model: "Model", questions: list[str], edits: "Sequence[Edit]", chat: "Chat | None"
 ) -> list[dict[str, str]]:
-    """The model's answers before and after it is edited.
-
-    Behind the evaluation's demonstrations, or as a user's turn of a chat.
-    """
+    """Answers before and after edits, behind the evaluation's demonstrations or in a chat."""
     from circuits.editing.evaluation.demonstrations import SHOTS
     from circuits.editing.evaluation.edited_models import Ask, asking, generations
 
@@ -255,8 +252,7 @@ def _shown(
     yield lambda: record | {"answers": continued, "asked": asked or []}
     for i, fact in enumerate(edit.facts):
         now = f": now {continued[i]!r}" if continued else ""
-        line = f"{state} {edit.id}: {escape(fact.cloze)} {escape(fact.target)}{escape(now)}"
-        stdout.print(line)
+        stdout.print(f"{state} {edit.id}: {escape(f'{fact.cloze} {fact.target}{now}')}")
     _print_asked(asked or [])
     for note in edit.searched:
         stdout.print(f"[dim]{escape(note)}[/dim]")

@@ -141,8 +141,8 @@ def _pair(pairs: str, row: str | None, in_chat: InChat) -> "Pair":
 def _shown(graph: "AttributionGraph", into: Into) -> Record:
     yield lambda: {"run": into.run, **graph.summary()}
     stdout.print(escape(repr(graph)))
-    top: Any = graph.top(10)
-    print_table(top[["id", "label", "attribution"]], f"strongest nodes ({graph.unit})")
+    strongest = graph.top(10).loc[:, ["id", "label", "attribution"]]
+    print_table(strongest, f"strongest nodes ({graph.unit})")
     scores = ", ".join(f"{name} {value:.3f}" for name, value in graph.scores.items())
     stdout.print(scores, markup=False)
     print_run(into.out)

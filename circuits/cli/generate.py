@@ -65,11 +65,8 @@ def _zeroed(model: "Model", names: list[str]) -> "Plan":
     import interp
     from interp.model.components import SITE_OF, components_of
 
-    return interp.Plan.of(
-        *(
-            interp.Ablate(
-                SITE_OF[one.kind], layers=one.layer, units=None if one.kind == "mlp" else one.unit
-            )
-            for one in components_of(model, names)
-        )
-    )
+    steps: list[interp.Ablate] = []
+    for one in components_of(model, names):
+        units = None if one.kind == "mlp" else one.unit
+        steps.append(interp.Ablate(SITE_OF[one.kind], layers=one.layer, units=units))
+    return interp.Plan.of(*steps)

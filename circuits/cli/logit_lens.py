@@ -21,13 +21,11 @@ def lens(
     jacobian: JacobianOption = None,
 ) -> Record:
     """Show a lens at the last token: the likeliest next tokens at every depth."""
-    import pandas as pd
-
     import interp
 
     fitted = None if jacobian is None else interp.JacobianLens.load(jacobian)
-    wrapped = in_chat.prompt(prompt)
-    found = interp.logit_lens(on.load(), wrapped, top, at="last", jacobian=fitted)
+    given = in_chat.prompt(prompt)
+    found = interp.logit_lens(on.load(), given, top, at="last", jacobian=fitted)
     rows: Any = found.table().rename(columns={"predicted": "token"})
     listed = [
         {"depth": depth, "predicted": own[["token", "probability"]].to_dict("records")}
@@ -35,15 +33,8 @@ def lens(
     ]
     last = found.tokens[0][-1]
     yield lambda: {"model": on.model, "prompt": prompt, "token": last, "depths": listed}
-    table = [
-        {"depth": row["depth"]}
-        | {
-            str(i): f"{t['token']!r} {t['probability']:.2f}"
-            for i, t in enumerate(row["predicted"], 1)
-        }
-        for row in listed
-    ]
-    title = (
-        f"{found.lens}: next token after {escape(repr(last))}, by depth (0: the embedding) and rank"
-    )
-    print_table(pd.DataFrame(table), title)
+    both = zip(rows["token"], rows["probability"], strict=True)
+    rows = rows.assign(rank=rows["rank"] + 1, shown=[f"{token!r} {p:.2f}" for token, p in both])
+    table = rows.pivot(index="depth", columns="rank", values="shown").reset_index()
+    title = f"next token after {escape(repr(last))}, by depth (0: the embedding) and rank"
+    print_table(table, f"{found.lens}: {title}")

@@ -43,9 +43,8 @@ def list_models() -> Record:
     yield lambda: {"models": rows, "cache": str(builtin.cache_dir())}
     table = Table("name", "fetched", "licence", "what")
     for row in rows:
-        table.add_row(
-            row["name"], "yes" if row["cached"] else "no", row["license"], row["description"]
-        )
+        fetched = "yes" if row["cached"] else "no"
+        table.add_row(row["name"], fetched, row["license"], row["description"])
     stdout.print(table)
     stdout.print(f"cache: {builtin.cache_dir()}")
 

@@ -82,11 +82,7 @@ def names_in(text: str) -> list[str]:
 
 
 def numbers(option: str, text: str | None) -> list[int] | None:
-    """The whole numbers in ``"0,4,8-11"``; None where the option was not given.
-
-    Raises:
-        InterpError: not of that form.
-    """
+    """The whole numbers in ``"0,4,8-11"``, `InterpError` for another form; None of no option."""
     if text is None:
         return None
     found: list[int] = []
@@ -135,15 +131,10 @@ def _site(value: str) -> str:
     return value
 
 
-ModelOption = Annotated[
-    str, typer.Option("--model", help="Built-in name, Hub id, local folder or .gguf file.")
-]
+MODEL = "Built-in name, Hub id, local folder or .gguf file"
+ModelOption = Annotated[str, typer.Option("--model", help=f"{MODEL}.")]
 RecipeModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="Built-in name, Hub id, local folder or .gguf file; by default the recipe's model.",
-    ),
+    str | None, typer.Option("--model", help=f"{MODEL}; by default the recipe's model.")
 ]
 DeviceOption = Annotated[
     str | None,

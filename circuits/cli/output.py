@@ -29,11 +29,7 @@ def load(name: str, device: str | None, dtype: str | None, quantization: str | N
 
 
 def neutral_text(source: str | None) -> str | None:
-    """The text that `NeutralOption` names: a shipped one, or a file.
-
-    Raises:
-        DataError: there is none, or it cannot be read as UTF-8.
-    """
+    """The text that `NeutralOption` names, shipped or a file; `DataError` if it is not readable."""
     from interp.data.datasets import locate
     from interp.data.records import read_text
 
@@ -53,8 +49,7 @@ def print_run(out: Any, excluded: Any = ()) -> None:
     for row in list(excluded)[:5]:
         stdout.print(f"[dim]excluded {escape(row.id)}: {escape(row.reason)}[/dim]")
     if out:
-        text = f"run folder: {out}   (interp show {out})"
-        stdout.print(text, soft_wrap=True, markup=False)
+        stdout.print(f"run folder: {out}   (interp show {out})", soft_wrap=True, markup=False)
 
 
 def print_json(record: dict[str, Any]) -> None:

@@ -78,9 +78,8 @@ def find(
     named = options | {"seed": seed, "prompts": len(rows), "rows": data}
 
     def made() -> QueryValue:
-        labels = [row.label for row in rows]
+        labels, texts = [row.label for row in rows], [row.answer for row in rows]
         clusters = [row.cluster or str(i) for i, row in enumerate(rows)]
-        texts = [row.answer for row in rows]
         found = found_in(model, asked, texts, labels=labels, clusters=clusters, **options)
         return replace(found, provenance={"seed": seed})
 

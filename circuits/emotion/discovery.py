@@ -135,7 +135,8 @@ class _Discovering:
         scored = component_scores(model, found, directions)
         circuits = select_circuits(model, scored, pushed, chosen.size)
         self.seconds["scores"] = time.monotonic() - began
-        layer = _layer(model, readings)
+        tests = [reading for reading in readings if not reading.name.startswith(TRAP)]
+        layer = best_layer(tests) if tests else sum(window_layers(model.arch.n_layers)) // 2
         return EmotionDiscovery(
             model=model.name,
             weights_hash=model.weights_hash,
@@ -199,9 +200,3 @@ def neutral_prompts(
         token_prompt(model, used[i % len(used)].fill(*text), double_bos=settings.double_bos)
         for i, text in enumerate(texts)
     ]
-
-
-def _layer(model: Model, readings: Sequence[Reading]) -> int:
-    """The best layer of all tests but the trap; without any, the middle of v_ref's window."""
-    chosen = [reading for reading in readings if not reading.name.startswith(TRAP)]
-    return best_layer(chosen) if chosen else sum(window_layers(model.arch.n_layers)) // 2

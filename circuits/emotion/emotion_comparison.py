@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float, Int
 
 from circuits.emotion.emotion_metrics import (
@@ -79,8 +80,7 @@ class EmotionComparison(Result):
         """The same, decided by another judge; `DataError` where it has not read the replies."""
         if judge not in self.judges:
             raise DataError(f"no judge {judge!r}; {', '.join(self.judges)} have read the replies.")
-        order = (judge, *(one for one in self.judges if one != judge))
-        return replace(self, judges=order)
+        return replace(self, judges=(judge, *(one for one in self.judges if one != judge)))
 
     def of(self, condition: str) -> pd.DataFrame:
         """One condition's replies with their criteria, by situation and emotion."""
@@ -333,10 +333,9 @@ def compare(
         ModelError: the endpoint does not answer; the replies are kept.
         RunFolderError: `out` holds another run, or something else.
     """
+    itself = f"the judges' model must not be the model under test, {model.name}; give another."
     if settings.judge_model == model.name:
-        raise PlanError(
-            f"the judges' model must not be the model under test, {model.name}; give another."
-        )
+        raise PlanError(itself)
     texts.frames.style(settings.style)  # a bad one is refused now
     asking = ReplyPrompts(texts.frames, texts.replies, settings.style)
     given = {"self-written": texts.replies, "published": texts.verdicts, "blind": texts.labelled}
@@ -352,7 +351,10 @@ def compare(
             writer = ReplyWriter(model, asking, chosen, settings.decoding, run, progress)
             for condition in conditions:
                 writer.write(condition)
-            judges: dict[str, AnyJudge] = {**fitted_judges(load_judge(settings.judge_model), texts)}
+            judge = load_judge(settings.judge_model)
+            if judge.hash_in(torch.bfloat16) == model.hash_in(torch.bfloat16):  # by another name
+                raise PlanError(itself)
+            judges: dict[str, AnyJudge] = {**fitted_judges(judge, texts)}
             note = record | {"judges_saw": [name for name, rows in given.items() if rows]}
             if endpoint:
                 judges["endpoint"] = endpoint

@@ -60,8 +60,7 @@ class EndpointJudge:
             answers = list(pool.map(lambda text: self._ask(client, text), different))
         labels = {t: label_in(answer) for t, answer in zip(different, answers, strict=True)}
         self.unclear += sum(labels[text] is None for text in texts)
-        codes = [LABELS.index(labels[text] or NEUTRAL) for text in texts]
-        return np.eye(len(LABELS))[codes]
+        return np.eye(len(LABELS))[[LABELS.index(labels[text] or NEUTRAL) for text in texts]]
 
     def checked(self) -> Self:
         """Itself, asked once, so that a wrong address is known beforehand; `ModelError`."""

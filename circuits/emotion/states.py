@@ -105,8 +105,7 @@ def states(
                 f"the group of {group.text} has {len(group.prompts)} prompts; it takes one for "
                 f"each of {', '.join(EMOTIONS)}, and incomplete groups are to be left out."
             )
-    prompts = [one for group in groups for one in group.prompts]
-    found = last_activations(model, prompts, progress)
+    found = last_activations(model, [one for group in groups for one in group.prompts], progress)
     return States(
         **{name: found[name].unflatten(0, (len(groups), n)) for name in TENSORS},
         themes=tuple(group.theme for group in groups),

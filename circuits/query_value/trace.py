@@ -1,6 +1,6 @@
 """`Trace`: everything in one prompt's run that query and value scores read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -126,7 +126,10 @@ def trace(model: Model, prompt: TokenPrompt) -> Trace:
         for layer, block in enumerate(model.blocks):
             kwargs = state.given(calls.of_rows(layer, first))
             kept["pattern"].append(last_attention(model, layer, hidden, kwargs)[0])
-            here = [(SITES[name], layer, _keep(kept[name])) for name in SITES_READ]
+            here = [
+                (SITES[name], layer, lambda x, into=kept[name]: into.append(x[0].clone()))
+                for name in SITES_READ
+            ]
             with hooked(model, here):
                 hidden = state.after(block(hidden, **kwargs))
     stack = {name: torch.stack(layers) for name, layers in kept.items()}
@@ -142,10 +145,6 @@ def trace(model: Model, prompt: TokenPrompt) -> Trace:
     )
     _check(found, stack["resid_post"], stack["z"])
     return found
-
-
-def _keep(into: list[Tensor]) -> Callable[[Tensor], None]:
-    return lambda activation: into.append(activation[0].clone())
 
 
 def _check(found: Trace, post: Tensor, z: Tensor) -> None:

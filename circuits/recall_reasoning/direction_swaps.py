@@ -97,8 +97,7 @@ def _unembedded(model: Model, asked: Asked) -> Mapping[str, Float[Tensor, " d_mo
     """Bridge -> its token's row of the unembedding."""
     names = sorted({one.bridge for one in asked.of_half()})
     ids = [model.tokenizer.encode(f" {name}", add_special_tokens=False)[0] for name in names]
-    rows = model.unembedding[ids].detach().float().cpu()
-    return dict(zip(names, rows, strict=True))
+    return dict(zip(names, model.unembedding[ids].detach().float().cpu(), strict=True))
 
 
 def _others(asked: Asked, some: Sequence[Drawn], seed: int) -> list[str]:

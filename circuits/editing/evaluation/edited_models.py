@@ -111,7 +111,8 @@ def _answered(model: Model, asks: Sequence[Ask], edits: Sequence[Changes]) -> li
         if not going.all():
             cache.select(going.nonzero()[:, 0])
             rows = rows[going]
-    return [_text(model, ask, ids) for ask, ids in zip(asks, replies, strict=True)]
+    texts = (model.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in replies)
+    return [t.split(ask.stop, 1)[0] if ask.stop else t for ask, t in zip(asks, texts, strict=True)]
 
 
 def _tokens(model: Model, ask: Ask) -> tuple[TokenPrompt, int]:
@@ -133,11 +134,6 @@ def _ended(model: Model, ask: Ask, ids: list[int]) -> bool:
     if ids[-1] in ends or len(ids) == ask.n_tokens:
         return True
     return ask.stop is not None and ask.stop in model.tokenizer.decode(ids).lstrip()
-
-
-def _text(model: Model, ask: Ask, ids: list[int]) -> str:
-    text = model.tokenizer.decode(ids, skip_special_tokens=True)
-    return text.strip().split(ask.stop, 1)[0] if ask.stop else text.strip()
 
 
 class TargetReading(NamedTuple):

@@ -51,7 +51,7 @@ def tiny_of(folder: Path, architecture: str = "Llama", d_mlp: int = 40) -> str:
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_of(tmp_path_factory.mktemp("judge"))
+    return tiny_of(tmp_path_factory.mktemp("judge"), d_mlp=48)  # not the model under test
 
 
 def short(recipe: EmotionRecipe, model: str, judge: str, path: Path) -> str:

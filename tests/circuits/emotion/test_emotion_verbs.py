@@ -92,3 +92,6 @@ def test_elicit_asks_and_judges(
     found = last_json(capsys.readouterr().out)
     assert set(found["conditions"]) == {"unmodulated", "prompting", "demonstrations"}
     assert found["n"] == 12 and (out / "manifest.json").is_file()
+    begin[begin.index(judge)] = saved(tmp_path / "copy", tiny_hf("llama"))
+    assert run([*begin, "--out", str(tmp_path / "f"), *DATA[:2]]) == 2
+    assert "must not be the model under test" in capsys.readouterr().err
