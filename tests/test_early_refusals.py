@@ -2,6 +2,7 @@
 
 import errno
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from test_cli import refused
@@ -140,10 +141,8 @@ def test_any_path_of_too_long_a_name_is_told_in_a_sentence(capsys):
 
 
 def test_a_path_that_may_not_be_read_is_told_in_a_sentence(capsys, monkeypatch):
-    def denied(path: Path) -> bool:
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
-
-    monkeypatch.setattr(Path, "is_dir", denied)
+    error = PermissionError(errno.EACCES, "Permission denied", "locked")
+    monkeypatch.setattr(Path, "is_dir", Mock(side_effect=error))
     assert refused(capsys, "show", "locked") == "error: 'locked': Permission denied"
 
 

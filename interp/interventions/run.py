@@ -103,10 +103,10 @@ def sweep_plans(
     Raises:
         PlanError: unknown metric, or a plan that cannot be carried out on these prompts.
     """
-    rows, excluded = pairs, {}
+    rows, attrs = pairs, {"excluded": dict[str, str]()}
     if not (isinstance(rows, list | tuple) and all(isinstance(one, TokenPair) for one in rows)):
         rows, refused = tokenise(model, load_pairs(rows), answers)
-        excluded = warn_of(refused, len(rows))
+        attrs = {"excluded": warn_of(refused, len(rows))}
     named = dict(plans) if isinstance(plans, Mapping) else dict(enumerate(plans))
     steps = [as_plan(plan) for plan in named.values()]
     chosen, prompts = as_metric(metric), prompts_of(rows, run)
@@ -123,8 +123,7 @@ def sweep_plans(
     else:
         (values,) = by_alias(chosen, rows, measured)
     coords = {"pair": [row.pair.id for row in rows], "plan": list(named)}
-    attrs = {"metric": chosen.name, "unit": chosen.unit, "run": run, "model": model.name}
-    attrs["excluded"] = excluded
+    attrs |= {"metric": chosen.name, "unit": chosen.unit, "run": run, "model": model.name}
     return xr.DataArray(values, coords, ("pair", "plan"), chosen.name, attrs)
 
 

@@ -160,11 +160,9 @@ def test_noise_is_that_of_its_seed():
     assert abs(first(1) - first(2)).max() > 1e-3
     assert abs(first(1) - first(1, "zero")).max() > 1e-3
     tokens, layers = laid_out(tiny("llama"), [(5, 6)], [()], [(0, 0)]), {"z": [0], "attn_out": [0]}
-    drawn = set[float]()
-    for seed, block in ((0, 0), (0, 16), (16, 0)):
-        made = Replacement(tiny("llama"), "noise", layers, [], seed).of(tokens, tokens, [], block)
-        drawn |= {float(one.add[0, 0, 0] / one.add[0, 0, 1]) for one in made.values()}
-    assert len(drawn) == 6
+    ours = [Replacement(tiny("llama"), "noise", layers, [], seed) for seed in (0, 16)]
+    made = [one.of(tokens, tokens, [], at).values() for one in ours for at in (0, 16)]
+    assert len({float(one.add[0, 0, 0] / one.add[0, 0, 1]) for own in made for one in own}) == 8
 
 
 def test_nothing_is_the_baseline_and_all_but_everything_changes_nothing(tiny_model: Model):
@@ -251,18 +249,13 @@ def test_components_come_in_many_forms():
         ([0.5], "no component '0.5'"),
         (np.zeros((2, 4)), r"shape \(2, 4\) names no components"),
         ([Component(1, "neuron", -1)], "neurons 0 to 55"),
+        (pd.DataFrame({"layer": [0], "effect": [1.0]}), "names no components; give 'component'"),
         (pd.DataFrame({"layer": [0, 1], "head": [2, np.nan]}), "'head' is not a whole number"),
     ],
 )
 def test_other_components_are_refused(given, says: str):
     with pytest.raises(PlanError, match=says):
         components_of(tiny("llama"), given)
-
-
-def test_a_table_of_other_columns_is_refused():
-    table = interp.patch(tiny("llama"), word_pairs(), over="layer").top(2)
-    with pytest.raises(PlanError, match="names no components; give 'component'"):
-        components_of(tiny("llama"), table)
 
 
 def test_cumulative_sets_grow():

@@ -82,11 +82,6 @@ def test_every_source_gives_the_same_pairs(tmp_path: Path):
         load_pairs(pd.DataFrame(records))
 
 
-def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path):
-    line = json.dumps(row(note="a\u2028b\x85c"), ensure_ascii=False)
-    assert len(load_pairs(write(tmp_path / "p.jsonl", line))) == 1
-
-
 def test_an_id_may_be_zero():
     assert [pair.id for pair in PromptPairs.from_records([row(id=0), row(id=1)])] == ["0", "1"]
 
@@ -149,14 +144,6 @@ def test_a_bad_line_is_named_by_number(tmp_path: Path, lines: list[str], says: s
         load_pairs(write(tmp_path / "p.jsonl", *lines))
     assert str(error.value).startswith(f"{tmp_path / 'p.jsonl'}, ")
     assert says in str(error.value)
-
-
-@pytest.mark.parametrize("name", ["nowhere.jsonl", "folder/nowhere.json", "nowhere"])
-def test_a_missing_file_is_named(name: str):
-    with pytest.raises(
-        DataError, match=f"no such file: {name}; give a JSON or JSONL file of prompt pairs"
-    ):
-        load_pairs(name)
 
 
 def test_a_file_that_is_not_text_is_named(tmp_path: Path):
