@@ -108,9 +108,8 @@ def token_projections(
 ) -> TokenProjections:
     """Where each token of a text or chat is along emotion vectors, in their layer.
 
-    Raises:
-        DataError: the text is blank, or the chat cannot be rendered.
-        PlanError: vectors of other weights, or an emotion that they lack.
+    `DataError` where the text is blank or the chat cannot be rendered, `PlanError` for vectors of
+    other weights or an emotion that they lack.
     """
     found.of(model).rows(emotions)
     if isinstance(given, Conversation):

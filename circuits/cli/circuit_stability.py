@@ -81,9 +81,8 @@ def _print(found: "Stability") -> None:
         print_table(methods, "methods: top edges (Jaccard) and rank correlation")
     held = found.held_out
     if held is not None:
-        print_table(
-            held.circuits().fillna(""), f"circuits of as many edges on {len(held.pairs)} test pairs"
-        )
+        title = f"circuits of as many edges on {len(held.pairs)} test pairs"
+        print_table(held.circuits().fillna(""), title)
         print_table(held.areas(), "rankings of edges on test pairs")
         if len(held.groups) > 1:
             print_table(held.own_and_other(), f"groups' top {s.edges} edges on test pairs")

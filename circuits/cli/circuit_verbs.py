@@ -174,9 +174,8 @@ def evaluate(
         named |= {"circuit": fingerprint(given.to_json()), "n_random": n_random}
 
     def made() -> Any:
-        cut: Any = ablation
-        of: Any = answers
-        test = discovery.Evaluator.of(model, rows, metric, cut, of)
+        how: Any = (metric, ablation, answers)
+        test = discovery.Evaluator.of(model, rows, *how)
         clusters = _clusters(rows, test.ids, of_rows.split_by)
         if given is None:
             return discovery.faithfulness(test, scored, clusters=clusters, seed=seed)

@@ -161,9 +161,8 @@ def discovered(
 
     given = texts.load("discovery")
     scenarios = given.events if limit is None else interleaved(given.events)[:limit]
-    return discover(
-        model, scenarios, given.frames, settings, given.replies, into.out, into.force, say
-    )
+    read = (scenarios, given.frames, settings, given.replies)
+    return discover(model, *read, into.out, into.force, say)
 
 
 def found_in(

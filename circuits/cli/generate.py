@@ -49,13 +49,8 @@ def generate(
         kind: interp.generate(loaded, given, plan, max_new_tokens, progress=False)[0].text
         for kind, plan in plans.items()
     }
-    asked = {
-        "model": on.model,
-        "prompt": prompt,
-        "chat": not isinstance(given, str),
-        "components": names,
-    }
-    yield lambda: asked | {"ablated": None} | texts
+    asked = {"model": on.model, "prompt": prompt, "chat": not isinstance(given, str)}
+    yield lambda: asked | {"components": names, "ablated": None} | texts
     for kind, text in texts.items():
         stdout.print(f"[bold]{kind}[/bold]: {escape(repr(text))}", soft_wrap=True)
 

@@ -96,9 +96,8 @@ def _argument(name: str, hint: Any, given: Mapping[str, Any]) -> Any:
         return given[name]
     group: Any = hint
     inner = get_type_hints(hint, include_extras=True)
-    return group(
-        **{f.name: _argument(f.name, inner[f.name], given) for f in dataclasses.fields(hint)}
-    )
+    names = [field.name for field in dataclasses.fields(hint)]
+    return group(**{name: _argument(name, inner[name], given) for name in names})
 
 
 def _settings(hint: Any) -> type[BaseModel] | None:

@@ -1,6 +1,6 @@
 """`interp models`: list and fetch the built-in models."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -26,25 +26,17 @@ def list_models() -> Record:
     from interp.loading.organisms import ORGANISMS
     from interp.loading.programs import PROGRAMS
 
-    rows: list[dict[str, Any]] = [
-        {
-            "name": model.name,
-            "cached": builtin.is_cached(model.name),
-            "license": model.license,
-            "description": model.description,
-        }
-        for model in builtin.BUILTIN.values()
-    ]
+    known = builtin.BUILTIN.values()
+    found = [(one.name, builtin.is_cached(one.name), one.license, one.description) for one in known]
     compiled = [(name, f"compiled program, {says}") for name, says in PROGRAMS.items()]
-    rows += [
-        {"name": name, "cached": True, "license": "MIT", "description": f"in the package: {says}"}
-        for name, says in [*ORGANISMS.items(), *compiled]
-    ]
+    shipped = [*ORGANISMS.items(), *compiled]
+    found += [(name, True, "MIT", f"in the package: {says}") for name, says in shipped]
+    columns = ("name", "cached", "license", "description")
+    rows = [dict(zip(columns, one, strict=True)) for one in found]
     yield lambda: {"models": rows, "cache": str(builtin.cache_dir())}
     table = Table("name", "fetched", "licence", "what")
-    for row in rows:
-        fetched = "yes" if row["cached"] else "no"
-        table.add_row(row["name"], fetched, row["license"], row["description"])
+    for name, cached, terms, says in found:
+        table.add_row(name, "yes" if cached else "no", terms, says)
     stdout.print(table)
     stdout.print(f"cache: {builtin.cache_dir()}")
 

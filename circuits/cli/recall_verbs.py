@@ -175,9 +175,8 @@ def bridge(
 
     settings = checked(BridgeSettings, changes | in_chat.settings(), "settings")
     fitted = None if jacobian is None else JacobianLens.load(jacobian)
-    found = study(
-        on.load(), settings, into.out, datasets=datasets, jacobian=fitted, force=into.force
-    )
+    given: dict[str, Any] = {"datasets": datasets, "jacobian": fitted, "force": into.force}
+    found = study(on.load(), settings, into.out, **given)
     yield lambda: {"run": str(into.out), "page": str(into.out / "index.html"), **found.summary()}
     stdout.print(escape(repr(found)))
     read = ["lens", "position", "depth", "rank", "control_rank", "beats", "n"]

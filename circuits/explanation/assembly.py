@@ -118,9 +118,8 @@ class Sources:
             before[2 * layer + 1] = stream if parallel else stream + totals[0][0]
             parts.append(_mlp_parts(run, layer, chosen))
             totals.append((run.mlp_write(layer), run.mlp(layer)))
-            for (places, kind, sub, write, attribution), (total, all_of_it) in zip(
-                parts, totals, strict=True
-            ):
+            for part, (total, all_of_it) in zip(parts, totals, strict=True):
+                places, kind, sub, write, attribution = part
                 rest, left = total.clone(), all_of_it.clone()
                 if places:
                     pos = torch.tensor([p for _, p in places], device=rest.device)
@@ -276,9 +275,8 @@ def node_table(
         label = run.prompt.tokens[pos] if kind == "embedding" else ""
         unit = -1 if kind == "rest" else unit
         hidden = own if kind == "rest" else unshown.get(name, 0.0)
-        rows.append(
-            (name, kind, layer, pos, unit, *_activations(run, node), own, hidden, label, "")
-        )
+        ends = _activations(run, node)
+        rows.append((name, kind, layer, pos, unit, *ends, own, hidden, label, ""))
     nan, last = float("nan"), run.prompt.n_prompt - 1
     if not run.prompt.paired:
         own = run.total - float(run.embeddings().sum())

@@ -182,8 +182,7 @@ class LinearRun:
             clean = module(self.high(site, place).to(self._like))
             low = module(self.low(site, place).to(self._like)) if self.prompt.paired else -clean
         other = self.at.rule.other_end(clean, low)
-        post = norm(self.model, layer, path)
-        return _wide(push_forward(self.model, post, clean, other, writes))
+        return _wide(push_forward(self.model, norm(self.model, layer, path), clean, other, writes))
 
     @property
     def _like(self) -> Tensor:
@@ -220,8 +219,7 @@ class LinearRun:
         one, d_head = torch.zeros_like(z), self.model.arch.layers[layer].d_head
         own = slice(head * d_head, (head + 1) * d_head)
         one[0, columns[pos], own] = self.multipliers["z"][layer][pos, own].to(z)
-        passed = gradients(z, inputs, one, retain_graph=True)
-        return [g[0, columns.to(g.device)] for g in passed]
+        return [g[0, columns.to(g.device)] for g in gradients(z, inputs, one, retain_graph=True)]
 
     def neuron_reads(self, layer: int, chosen: Sequence[Place]) -> Float[Tensor, "chosen d_model"]:
         """Multipliers of chosen neurons at the stream at their positions.

@@ -66,18 +66,15 @@ def _profiles(
     for source, target, weight in rows_of(graph.edges, "source", "target", "weight"):
         into[at[target], at[source]] += weight
         out[at[source], at[target]] += weight
-    kinds = ("head", "neuron", "mlp", "feature")
     nodes: Any = graph.nodes
-    free = nodes[nodes["kind"].isin(kinds) & (nodes["supernode"] == "")]
+    kinds = nodes["kind"].isin(("head", "neuron", "mlp", "feature"))
+    free = nodes[kinds & (nodes["supernode"] == "")]
     found: dict[str, np.ndarray] = {}
     for node in free["id"]:
         given = [into[at[node]], out[at[node]]]
         given += [] if activity is None else [activity[node]]
         if any(one.any() for one in given[:2]):
-            lengths = [np.linalg.norm(one) or 1.0 for one in given]
-            found[node] = np.concatenate(
-                [v / length for v, length in zip(given, lengths, strict=True)]
-            )
+            found[node] = np.concatenate([one / (np.linalg.norm(one) or 1.0) for one in given])
     return found
 
 

@@ -217,9 +217,8 @@ class AttributionGraph(Result):
 
         `PlanError` where a node is not in the graph.
         """
-        return self._with(
-            "supernode", {one: name for name, ids in supernodes.items() for one in ids}
-        )
+        of_node = {one: name for name, ids in supernodes.items() for one in ids}
+        return self._with("supernode", of_node)
 
     def _with(self, column: str, texts: Mapping[str, str]) -> "AttributionGraph":
         self._known(texts)

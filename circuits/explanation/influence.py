@@ -3,6 +3,7 @@
 import pandas as pd
 
 from circuits.explanation.graph import KINDS
+from circuits.explanation.tracer_records import rows_of
 
 ERRORS = ("rest", "bias")
 """Kinds of nodes whose own inputs are not shown, as of circuit-tracer's error nodes."""
@@ -20,12 +21,9 @@ def influence(
     Source: circuit-tracer's ``compute_influence`` (Ameisen et al. 2025, "Circuit Tracing").
     """
     into: dict[str, list[tuple[str, float]]] = {}
-    for source, target, weight in zip(
-        edges["source"], edges["target"], edges["weight"].to_numpy(float), strict=True
-    ):
+    for source, target, weight in rows_of(edges, "source", "target", "weight"):
         into.setdefault(target, []).append((source, abs(weight)))
-    columns = (nodes[name].tolist() for name in ("id", "kind", "layer", "attribution", "unshown"))
-    rows: list[tuple[str, str, int, float, float]] = list(zip(*columns, strict=True))
+    rows = list(rows_of(nodes, "id", "kind", "layer", "attribution", "unshown"))
     whole = sum(abs(own) for _, kind, _, own, _ in rows if kind == "logits") or 1.0
     found = {name: abs(own) / whole * (kind == "logits") for name, kind, _, own, _ in rows}
     hidden = dict.fromkeys(found, 0.0)

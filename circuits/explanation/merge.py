@@ -46,9 +46,8 @@ def _shares(
     edges, key = pd.concat(parts), ["source", "target", "branch"]
     edges = edges[(edges["source"] != "") & (edges["target"] != "")]
     per: Any = edges.groupby([*key, "graph"], as_index=False)["weight"].sum()
-    found: Any = per.groupby(key, as_index=False).agg(
-        share=("graph", "size"), weight=("weight", "sum")
-    )
+    by_edge: Any = per.groupby(key, as_index=False)
+    found = by_edge.agg(share=("graph", "size"), weight=("weight", "sum"))
     found[["share", "weight"]] /= len(graphs)
     order = np.lexsort((-found["weight"].abs().to_numpy(), -found["share"].to_numpy()))
     return found.iloc[order].reset_index(drop=True)

@@ -123,9 +123,7 @@ def _feature(node: str, kind: str, unit: int) -> int:
 
 def node_records(graph: Graph, names: Mapping[str, str]) -> list[dict[str, Any]]:
     """``nodes`` of the file; ``influence`` is the share of all |attribution| down to the node."""
-    rows: list[dict[str, Any]] = [
-        {str(k): v for k, v in row.items()} for row in graph.nodes.to_dict("records")
-    ]
+    rows: list[dict[str, Any]] = graph.nodes.to_dict("records")
     sizes = np.nan_to_num(graph.nodes["attribution"].abs().to_numpy(float))
     sizes[graph.nodes["kind"].to_numpy() == "logits"] = 0.0
     order = np.argsort(-sizes, kind="stable")
@@ -141,9 +139,11 @@ def node_records(graph: Graph, names: Mapping[str, str]) -> list[dict[str, Any]]
             continue
         name, kind = names[row["id"]], row["kind"]
         layer, feature, pos = name.split("_")
-        label = row["label"] or row["id"]
         known = {"prob": graph.value, "logprob": math.exp(min(graph.value, 0.0))}
         p = known.get(graph.metric, math.nan) if kind == "logits" else 0.0
+        label = row["label"] or row["id"]
+        if kind == "logits":  # whose token and probability their front end reads out of this text
+            label = f'Output "{row["label"] or graph.target}" (p={p:.3f})'
         record = {
             "node_id": name,
             "feature": int(feature),
@@ -155,10 +155,7 @@ def node_records(graph: Graph, names: Mapping[str, str]) -> list[dict[str, Any]]
             "run_idx": 0,
             "reverse_ctx_idx": 0,
             "jsNodeId": f"{layer}_{feature}-{pos if int(feature) < 0 or layer == 'E' else 0}",
-            # their front end reads a logit's token and probability out of this text
-            "clerp": f'Output "{row["label"] or graph.target}" (p={p:.3f})'
-            if kind == "logits"
-            else label,
+            "clerp": label,
             "influence": None if kind == "logits" else influence,
             "activation": finite(row["activation"]),
             "interp": finite(row),

@@ -161,10 +161,8 @@ def activation_gradient(run: LinearRun, n: int) -> list[Node]:
     own = run.prompt.columns
     slopes = {site: [next(found)[0, own].float() for _ in at.run.kept[site]] for site in sites}
     # as a prompt alone, with the ordinary gradient instead of RelP's multipliers
-    alone = replace(
-        run, prompt=replace(run.prompt, paired=False), multipliers=run.multipliers | slopes
-    )
-    return strongest(alone, n)
+    alone = replace(run.prompt, paired=False)
+    return strongest(replace(run, prompt=alone, multipliers=run.multipliers | slopes), n)
 
 
 def random_like(run: LinearRun, nodes: Sequence[Node], rng: np.random.Generator) -> list[Node]:

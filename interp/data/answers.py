@@ -90,10 +90,8 @@ def both_answers(
     where the answers cannot be told apart, or are other tokens behind one prompt than behind the
     other.
     """
-    keys = ("answer", "wrong_answer")
-    right, wrong = (
-        _aliases(model, prompts, own, key, mode) for own, key in zip(texts, keys, strict=True)
-    )
+    right = _aliases(model, prompts, texts[0], "answer", mode)
+    wrong = _aliases(model, prompts, texts[1], "wrong_answer", mode)
     for a, b in product(right, wrong):
         if a == b and len(a) == 1:
             raise DataError(f"answer and wrong_answer are the same token {model.token(a[0])!r}.")

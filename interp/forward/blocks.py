@@ -137,8 +137,7 @@ def attend(
     """
     a = model.arch.layers[layer]
     group = a.n_heads // a.n_kv_heads
-    last: list[Tensor] = []
-    found: list[Tensor] = []
+    last, found = list[Tensor](), list[Tensor]()
 
     def put(value: Tensor) -> Callable[[Tensor], None]:
         return functools.partial(_overwrite, value=value.flatten(-2))

@@ -100,8 +100,7 @@ def _recorded(
     model: Model, inputs: Mapping[str, Any]
 ) -> tuple[Tensor, list[dict[str, Any]], tuple[Any, ...]]:
     """What enters layer 0, every layer's arguments, and what layer 0 gives beside the stream."""
-    kwargs: list[dict[str, Any]] = []
-    entered: list[Tensor] = []
+    kwargs, entered = list[dict[str, Any]](), list[Tensor]()
     beside: list[tuple[Any, ...]] = []
 
     def stand_in(block: nn.Module, layer: int) -> Callable[..., Any]:

@@ -148,8 +148,7 @@ def _heads(
     q, k, v = (project(model, part, layer, branches[:, i]) for i, part in enumerate("qkv"))
     z = attend(model, layer, kwargs, q, k, v)
     module, _ = model.point(SITES["z"], layer)
-    changes = head_writes(model, layer, state.ablated.z[layer] - z)
-    return module(z), changes.transpose(0, 1)
+    return module(z), head_writes(model, layer, state.ablated.z[layer] - z).transpose(0, 1)
 
 
 def _mlp(

@@ -55,8 +55,7 @@ class LensReading:
         frame["pos"] = frame.pop("position")
         frame["after"] = [self.tokens[prompt][p] for p in frame["pos"]]
         frame = frame.rename(columns={"token": "predicted"})
-        columns = ["depth", "pos", "after", "rank", "predicted", "probability"]
-        return frame.reindex(columns=columns)
+        return frame.reindex(columns=["depth", "pos", "after", "rank", "predicted", "probability"])
 
     def plot(self, prompt: int = 0) -> "go.Figure":
         """A heatmap of a prompt: the likeliest token per depth and position."""

@@ -60,11 +60,9 @@ def recorded_blocks(
     with contextlib.ExitStack() as stack:
         for layer, block in enumerate(model.blocks):
             listener = _Listener(block, layer, edits, done, None if paths is None else paths(layer))
-            for handle in (
-                block.register_forward_pre_hook(listener.enter, with_kwargs=True),
-                block.register_forward_hook(listener.leave),
-            ):
-                stack.callback(handle.remove)
+            entered = block.register_forward_pre_hook(listener.enter, with_kwargs=True)
+            stack.enter_context(entered)
+            stack.enter_context(block.register_forward_hook(listener.leave))
             stack.callback(listener.close)
         yield
 

@@ -179,8 +179,7 @@ def _check_resid_mid(model: Model, allowed: float) -> str:
     for site in ("resid_mid", "mlp_out"):
         if site not in model.arch.layers[last].points:
             raise _NotApplicable(f"no {site}: {model.arch.layers[last].missing[site]}")
-    before: list[Tensor] = []
-    after: list[Tensor] = []
+    before, after = list[Tensor](), list[Tensor]()
     note = (SITES["resid_mid"], last, lambda a: before.append(a.clone()))
     keep = (SITES["resid_post"], last, lambda a: after.append(a.clone()))
     delta = torch.randn(model.arch.d_model, generator=torch.Generator().manual_seed(0))

@@ -171,9 +171,8 @@ def _from_pretrained(
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     # Without the first, transformers asks on a terminal whether to run code from the files.
-    given: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local_files_only}
-    read = {**given, **(gguf or {})}
-
+    read: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local_files_only}
+    read |= gguf or {}
     with _one_sentence(ref, "it must be a causal language model that transformers can load"):
         config = AutoConfig.from_pretrained(source, **read)
         n_layers = getattr(config, "num_hidden_layers", 0)
@@ -183,13 +182,9 @@ def _from_pretrained(
         tokenizer = AutoTokenizer.from_pretrained(source, **read)
         tokenizer.decode(tokenizer("The capital of France")["input_ids"])
     with _one_sentence(ref, "it must be a causal language model that transformers can load"):
-        both: Any = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=how.dtype,
-            output_loading_info=True,
-            **read,
-            **_packing(ref, config, bool(gguf), how),
-        )
+        read |= {"dtype": how.dtype, "output_loading_info": True}
+        read |= _packing(ref, config, bool(gguf), how)
+        both: Any = AutoModelForCausalLM.from_pretrained(source, **read)
         hf, found = both
         if found["missing_keys"]:
             some = sorted(found["missing_keys"])

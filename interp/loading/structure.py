@@ -241,14 +241,12 @@ class _Block:
 
     def _projection(self, out: str) -> tuple[str, int, str | None] | None:
         """The linear module that gives a sublayer's output, its inputs, and a norm in between."""
-        whole = self.records[out]
+        whole, is_leaf = self.records[out], not any(self.block.get_submodule(out).children())
         for path, _, n_in in reversed(list(self._linear(self.start.shape[-1]))):
             given = self.records[path].gave
             if same(given, whole.gave, self.allowed):
                 return path, n_in, None
-            if not any(self.block.get_submodule(out).children()) and same(
-                given, whole.read, self.allowed
-            ):
+            if is_leaf and same(given, whole.read, self.allowed):
                 return path, n_in, out
         return None
 

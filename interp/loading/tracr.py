@@ -258,12 +258,10 @@ def _tokenizer(vocabulary: Mapping[str, int]) -> PreTrainedTokenizerFast:
 
     raw: Any = Tokenizer(models.WordLevel(dict(vocabulary), unk_token="compiler_pad"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    raw.post_processor = processors.TemplateProcessing(
-        single="BOS $A", special_tokens=[("BOS", vocabulary["BOS"])]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw, bos_token="BOS", pad_token="compiler_pad", unk_token="compiler_pad"
-    )
+    bos = [("BOS", vocabulary["BOS"])]
+    raw.post_processor = processors.TemplateProcessing(single="BOS $A", special_tokens=bos)
+    special = {"bos_token": "BOS", "pad_token": "compiler_pad", "unk_token": "compiler_pad"}
+    return PreTrainedTokenizerFast(tokenizer_object=raw, **special)
 
 
 def _architecture(shape: ProgramConfig) -> Architecture:
