@@ -72,7 +72,7 @@ def _part(value: Any) -> Any:
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:  # as text it may be gigabytes
-        held = hashlib.blake2b(np.ascontiguousarray(value), digest_size=16).hexdigest()
+        held = hashlib.blake2b(np.ascontiguousarray(value).data, digest_size=16).hexdigest()
         return [str(value.dtype), *value.shape, held]
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
