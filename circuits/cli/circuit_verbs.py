@@ -12,6 +12,7 @@ from rich.markup import escape
 from circuits.cli import circuit_stability
 from circuits.cli.grouped import Record, command
 from circuits.cli.options import (
+    MODEL,
     AnswersOption,
     DeviceOption,
     ForceOption,
@@ -58,9 +59,7 @@ def discover(
     chosen: Annotated[dict[str, Any], DiscoverySettings],
     in_chat: InChat,
     force: ForceOption = False,
-    model: Annotated[
-        str | None, typer.Option(help="Built-in name, Hub id, local folder or .gguf file.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help=f"{MODEL}.")] = None,
     pairs: Annotated[
         str | None, typer.Option(help="Prompt pairs to discover on, as in `interp patch`.")
     ] = None,
@@ -83,16 +82,12 @@ def discover(
     settings = DiscoverySettings(**chosen)
     if scores is None and (model is None or pairs is None):
         raise PlanError("nothing to discover from: give --model and --pairs, or --scores.")
-    chat = in_chat.options()
-    if scores is not None and (model or pairs or chat or settings.select not in SCORED):
-        raise PlanError(
-            "--scores replaces --model, --pairs and their chat; acdc and edge-pruning need these."
-        )
     fixed = settings.model_fields_set & {"method", "metric", "answers"}
-    if scores is not None and (fixed or limit or split_by):
+    replaced = model or pairs or in_chat.options() or limit or split_by or fixed
+    if scores is not None and (replaced or settings.select not in SCORED):
         raise PlanError(
-            "--scores has its own prompts, method, metric and answers; leave out --limit, "
-            "--split-by, --method, --metric and --answers."
+            "--scores replaces --model, --pairs with their chat, --limit and --split-by, --method, "
+            "--metric and --answers; acdc and edge-pruning need a model and pairs."
         )
     settings.check()
     if out.is_dir() == (out.suffix == ".json") and out.exists():

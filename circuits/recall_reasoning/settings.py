@@ -1,9 +1,9 @@
 """What a study does, fixed before it runs: sizes, ablations, margins, seeds."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from circuits.recall_reasoning.designs import DesignName
 from interp.data.chat import Chat
@@ -14,6 +14,7 @@ from interp.data.records import (
     Count,
     Dose,
     Dtype,
+    Each,
     Index,
     Text,
     checked,
@@ -23,11 +24,6 @@ from interp.data.records import (
 Rule = Literal["exclusive", "absolute", "clipped", "difference"]
 Ablation = Literal["resample", "mean", "zero"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-T = TypeVar("T")
-Each = Annotated[
-    tuple[T, ...], Field(min_length=1), AfterValidator(lambda given: tuple(dict.fromkeys(given)))
-]
-"""One value or more; one given twice counts once."""
 ChatField = Annotated[
     Chat | None, Field(description="How prompts are put into the model's chat template.")
 ]

@@ -49,6 +49,10 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Dose = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 """What weights are computed in."""
+Each = Annotated[
+    tuple[T, ...], Field(min_length=1), AfterValidator(lambda given: tuple(dict.fromkeys(given)))
+]
+"""One value or more; one given twice counts once."""
 NO_OTHERS = ConfigDict(extra="forbid")
 """For settings: a field that is not known is a mistake."""
 

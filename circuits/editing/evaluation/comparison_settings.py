@@ -2,27 +2,20 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from circuits.editing.evaluation.demonstrations import Shots, shots_named
 from circuits.editing.methods import METHODS, Names
 from interp.data.chat import Chat
 from interp.data.datasets import locate
-from interp.data.records import NO_OTHERS, Count, read_text
+from interp.data.records import NO_OTHERS, Count, Each, read_text
 
 N_TOKENS = 20_000  # of `circuits.editing.moments`, which would load torch
 Filter = Literal["composed", "hops", "none"]
 N_QUESTIONS = 8
 """Questions of each kind on an edit card that are drawn from data, at most."""
-
-
-T = TypeVar("T")
-Each = Annotated[
-    tuple[T, ...], Field(min_length=1), AfterValidator(lambda given: tuple(dict.fromkeys(given)))
-]
-"""One value or more; one given twice counts once."""
 
 
 class EvaluationSettings(BaseModel, frozen=True):

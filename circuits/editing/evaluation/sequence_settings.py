@@ -4,8 +4,8 @@ from typing import Literal, get_args
 
 from pydantic import Field, field_validator
 
-from circuits.editing.evaluation.comparison_settings import Each, EvaluationSettings
-from interp.data.records import Count
+from circuits.editing.evaluation.comparison_settings import EvaluationSettings
+from interp.data.records import Count, Each
 
 Order = Literal["row", "batch"]
 ORDERS: tuple[Order, ...] = get_args(Order)

@@ -176,7 +176,7 @@ def test_scores_replace_model_and_pairs(folder: Path, scores: str, tmp_path: Pat
     assert "nothing to discover from" in refused(capsys, *command)
     for unused in (["--limit", "4"], ["--method", "eap"]):
         line = refused(capsys, *command, "--scores", scores, *unused)
-        assert "--scores has its own prompts, method, metric and answers" in line
+        assert "--scores replaces --model, --pairs with their chat" in line
     both = refused(capsys, *command, *on(folder, "discovery"), "--scores", scores)
     assert "--scores replaces --model" in both
     nodes = refused(capsys, *command, "--scores", scores, "--select", "nodes")
