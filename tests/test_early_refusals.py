@@ -111,6 +111,10 @@ def test_what_no_model_has_is_told_before_one_is_loaded(
         ([*EFFECTS, "--n", "0"], "settings: 'n' is 0"),
         ([*EFFECTS, "--strength", "nan"], "settings: 'strength' is nan"),
         (["emotion", "circuit", *MODEL, "--out", "d", "--styles", ","], "settings: 'styles' "),
+        (
+            ["emotion", "circuit", *MODEL, "--out", "d", "--paper", " "],
+            "settings: 'styles[0]' is ' '",
+        ),
         (["emotion", "elicit", *MODEL, "--judge-model", "", "--out", "e"], "'judge_model' is ''"),
         ([*COMPARED, "--judge-model", ""], "'judge_model' is ''"),
     ],

@@ -69,7 +69,7 @@ def circuit(
         raise PlanError("give --styles or --paper, not both: --paper names its style itself.")
     chosen = {} if styles is None else {"styles": names_in(styles)}
     own = checked(EmotionSettings, chosen, "settings")
-    settings = EmotionSettings.published(paper) if paper else own
+    settings = own if paper is None else EmotionSettings.published(paper)
     texts.load("discovery")  # a bad file is refused before a model is loaded
     found = discovered(on.load(), into, texts, settings, limit)
     yield lambda: {"model": on.model, "run": str(into.out), **found.summary()}

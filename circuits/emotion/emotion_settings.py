@@ -63,17 +63,19 @@ class EmotionSettings(ClosedRow):
     def published(cls, style: str = "paper:names") -> "EmotionSettings":
         """As Wang et al. 2025 (arXiv 2510.11328) released it: use the ``paper-influence`` circuits.
 
-        The style is a frame with a system turn that asks for the emotion, and a word set.
+        The style is a frame with a system turn that asks for the emotion, and a word set;
+        `DataError` where it is blank.
         """
-        return cls(
-            styles=(style,),
-            double_bos=True,
-            final="normed",
-            alphas=(0.1, 0.3, 0.5, 0.7),
-            n_neutral=None,
-            n_demonstrations=0,
-            size=CircuitSize(published=True),
-        )
+        released = {
+            "styles": [style],
+            "double_bos": True,
+            "final": "normed",
+            "alphas": [0.1, 0.3, 0.5, 0.7],
+            "n_neutral": None,
+            "n_demonstrations": 0,
+            "size": {"published": True},
+        }
+        return checked(cls, released, "settings")
 
 
 class EffectSettings(ClosedRow):
