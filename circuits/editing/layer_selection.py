@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 
 from circuits.editing.change import Place
+from circuits.editing.edit import ledger
 from circuits.editing.methods import QUERY_NEURONS, VALUE_NEURONS
 from interp.brief import brief
 from interp.errors import DataError
@@ -43,7 +44,7 @@ class LayerSelection(Result):
         until: mean negative log-likelihood of the target at which the query neurons' search ends.
         separation: by deep layer, how well match scores tell questions through a fact from others
             (AUROC).
-        weights_hash: of the weights rounded to bfloat16: the same in float32 and bfloat16.
+        weights_hash: of the weights without any edit, rounded to bfloat16: the same in float32.
     """
 
     KIND = "layer selection"
@@ -169,7 +170,9 @@ def selection_for(model: Model, path: Path | None, *methods: str) -> LayerSelect
             raise _unselected("the package has no layers", model)
         path = SHIPPED / model.name
     found = LayerSelection.load(path)
-    if found.weights_hash != model.hash_in(torch.bfloat16):
+    with ledger(model).suspended(model):
+        own = model.hash_in(torch.bfloat16)
+    if found.weights_hash != own:
         raise _unselected(f"{path} has the layers of {found.model!r}, other weights", model)
     with reading(path):
         model.check_layers([*found.query, *found.value])

@@ -49,9 +49,11 @@ def identity(model: Model) -> dict[str, str]:
 
 
 def names_of(rows: Sequence[Any]) -> dict[str, Any]:
-    """The options that name data rows: how many, what they are, and how chats are rendered."""
+    """The options that name data rows: how many, what they are, what is left out, how rendered."""
     chats = {json.dumps(plain(row.chats[0].chat)) for row in rows if getattr(row, "chats", None)}
-    named = {"chat": sorted(chats)} if chats else {}
+    named: dict[str, Any] = {"chat": sorted(chats)} if chats else {}
+    if excluded := getattr(rows, "excluded", ()):
+        named["excluded"] = fingerprint(excluded)
     return named | {"pairs": len(rows), "rows": fingerprint(rows)}
 
 

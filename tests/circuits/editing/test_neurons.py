@@ -11,7 +11,7 @@ from torch import Tensor
 
 import interp
 from circuits.editing import ledger, merge
-from circuits.editing.change import taken_neurons, under
+from circuits.editing.change import Change, taken_neurons, under
 from circuits.editing.edit import Edit
 from circuits.editing.fact import Fact, PreservedQuestion
 from circuits.editing.fact_prompts import (
@@ -164,6 +164,25 @@ def test_within_fact_moments_are_fishers_covariance_and_come_back_from_a_folder(
     of_half = selection_for(half, folder, "ace")
     assert back and of_half and back.summary() == of_half.summary() == layers.summary()
     torch.testing.assert_close(back.moments[at], found, atol=0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_selection_is_of_a_model_whatever_edits_it_carries(dtype, tmp_path):
+    model = interp.load_model(tiny_hf("gemma3").to(dtype), tokenizer=word_tokenizer())
+    own = model.hash_in(torch.bfloat16)
+    chosen = LayerSelection((0,), (LAYER,), weights_hash=own)
+    folder = chosen.save(tmp_path / "layers")
+    shape = weight_of(model, "mlp_post", LAYER).shape
+    change = Change("mlp_post", LAYER, torch.ones(shape[0], 1), torch.ones(shape[1], 1))
+    edit = Edit(FACTS[:1], (change,), "test", model.name, model.weights_hash)
+    with edit.applied(model):
+        edited = model.hash_in(torch.bfloat16)
+        found = selection_for(model, folder, "ace")
+        assert edited != own and found and found.summary() == chosen.summary()
+        assert model.hash_in(torch.bfloat16) == edited  # the edit is there again
+        replace(chosen, weights_hash=edited).save(tmp_path / "others")
+        with pytest.raises(DataError, match="other weights"):
+            selection_for(model, tmp_path / "others", "ace")
 
 
 def test_contrasts_put_the_subject_into_questions_asked_of_its_kind():
