@@ -98,7 +98,7 @@ SHARED: list[tuple[Model, str, list[int]]] = []
 def tiny(family: str) -> Model:
     """A loaded tiny model; shared, so tests must leave it as it was."""
     model = interp.load_model(tiny_hf(family), tokenizer=word_tokenizer())
-    SHARED.append((model, model.hash_now(), _writes(model)))
+    SHARED.append((model, model.weights_hash, _writes(model)))
     return model
 
 
@@ -112,8 +112,10 @@ def _shared_models_stay_as_they_are():
     yield
     for i, (model, weights, writes) in enumerate(SHARED):
         if (now := _writes(model)) != writes:
-            SHARED[i] = (model, model.hash_now(), now)
-            assert model.hash_now() == weights, f"the test changed {model.name}, which others share"
+            SHARED[i] = (model, model.weights_hash, now)
+            assert model.weights_hash == weights, (
+                f"the test changed {model.name}, which others share"
+            )
 
 
 @pytest.fixture(params=list(FAMILIES))

@@ -118,9 +118,10 @@ def directions(
     vignettes = load_vignettes(own)
     model = on.load()
     found = found_in(model, discovery, texts)
-    readings = transfer_tests(
-        model, found.by_style, given.frames, given.events, vignettes, given.replies, n, say
-    )
+    found.refuse_seen(given.events)
+    read = (given.frames, given.events, vignettes, given.replies, n, say)
+    bos = found.settings.double_bos
+    readings = transfer_tests(model, found.by_style, *read, double_bos=bos)
     table = tables(readings)
     with replacing(discovery / "transfer.parquet") as file:
         table.to_parquet(file, index=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from interp.errors import DataError, InterpError, PlanError, did_you_mean, shown
 from interp.loading.devices import check_spelling
@@ -375,10 +376,16 @@ class PairRows:
 
     def load(self, half: str, in_chat: InChat) -> "PromptPairs":
         """The pairs of one half (all of them without `split_by`), of which the first `limit`."""
+        from circuits.cli.output import stderr
         from interp.data.pairs import load_pairs
         from interp.data.splits import split_by_entity
 
         rows = in_chat.rows(load_pairs(self.pairs))
         if self.split_by:
-            rows = split_by_entity(rows, self.split_by.split(","), seed=self.split_seed)[half]
+            halves = split_by_entity(rows, self.split_by.split(","), seed=self.split_seed)
+            for first in halves.dropped[:1]:
+                n = f"{len(halves.dropped)} of {len(rows)} pairs are in neither half"
+                said = f"{n}; first: {first.where}: {first.reason}"
+                stderr.print(escape(said), soft_wrap=True)
+            rows = halves[half]
         return rows[: self.limit]

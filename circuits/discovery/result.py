@@ -21,7 +21,7 @@ from interp.statistics import Estimate, bootstrap_ratio, empirical_p, resample_w
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-REFUSED = "refused by the loader; the run printed why"
+LEFT_OUT = "entities in different halves, or not readable by this model"
 F = "f = (circuit - all edges cut) / (full model - all edges cut), a ratio of means over pairs"
 
 
@@ -32,7 +32,7 @@ class _OnTestPairs(Result):
     Attributes:
         pairs: a row per test pair: ``pair`` (its id), ``full`` and ``empty`` (the metric of the
             full model and with all edges cut), and its entity ``cluster``, where given.
-        n_excluded: test rows refused.
+        n_excluded: rows that the split left out, and test rows refused.
         unpaired: how many tokens of each pair's clean and corrupt prompt have no partner in the
             other, so that no edge is cut there. Empty where all have.
         answers: how much of the answers was read.
@@ -88,7 +88,7 @@ class _OnTestPairs(Result):
                 f"Test pairs: {self.source}.",
                 method,
             ),
-            excluded=excluded_counts({REFUSED: self.n_excluded}),
+            excluded=excluded_counts({LEFT_OUT: self.n_excluded}),
             provenance=self.provenance,
             warnings=self.warnings,
         )

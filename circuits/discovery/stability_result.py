@@ -238,7 +238,7 @@ class Stability(Result):
             says = f"Faithfulness of each group's top {self.settings.edges} edges on each group."
             parts.append(Figure("Transfer", says, plot_transfer(table, self._note)))
             parts.append(Table("A group's own circuit and others", own))
-        says = f"{len(held.pairs)} test pairs, {held.n_excluded} refused by the loader."
+        says = f"{len(held.pairs)} test pairs, {held.n_excluded} left out."
         return [Section("On test prompts", [says, *parts])]
 
 

@@ -59,7 +59,7 @@ def second_moments(
     of it are read (`PlanError` if `texts` hold fewer). Moments are stored in `cache`, by default
     the package's. `progress` is called with (tokens done, in all), sampled ones and read ones.
     """
-    folder = (cache or cache_dir() / "moments") / model.weights_hash
+    folder = (cache or cache_dir() / "moments") / ledger(model).base
     text = "own samples" if texts is None else _hash("\0".join(texts), 64)
     carried = "".join(f"|{edit.id}" for edit in ledger(model).applied)
     key = _hash(f"{text}|{n_tokens}|{seed}{carried}", 8)

@@ -28,7 +28,7 @@ from interp.data.prompts import TokenPrompt, batches, prompt
 from interp.data.records import read_jsonl
 from interp.forward.budget import default_budget
 from interp.forward.prefix_cache import PrefixCache, common_prefix
-from interp.interventions.generate import decode
+from interp.interventions.generate import decode, seeded
 from interp.model.model import Model
 
 TASK = (
@@ -159,13 +159,16 @@ def continued(
     rows = [TokenPrompt(tuple(ids)) for ids in prefixes]
     sampling: Any = {"do_sample": True, "temperature": temperature} if temperature else {}
     found: dict[int, Chain] = {}
+
+    def over(ids: Tokens) -> bool:
+        return until(decoded(model, ids))
+
     longest = max((len(row.ids) for row in rows), default=0)
-    for group in batches(model, rows, max(default_budget(model), AT_ONCE * longest)):
-        part = [rows[i] for i in group]
-        cache = PrefixCache.sharing(model, part, [common_prefix(part)] * len(part), room=n)
-        new = decode(
-            model, cache, (), n, until=lambda ids: until(decoded(model, ids)), seed=seed, **sampling
-        )
-        for i, ids in zip(group, new, strict=True):
-            found[i] = Chain(rows[i].ids, ids, decoded(model, ids))
+    with seeded(seed):
+        for group in batches(model, rows, max(default_budget(model), AT_ONCE * longest)):
+            part = [rows[i] for i in group]
+            cache = PrefixCache.sharing(model, part, [common_prefix(part)] * len(part), room=n)
+            new = decode(model, cache, (), n, until=over, **sampling)
+            for i, ids in zip(group, new, strict=True):
+                found[i] = Chain(rows[i].ids, ids, decoded(model, ids))
     return [found[i] for i in range(len(rows))]

@@ -73,17 +73,18 @@ class Excluded:
 
 @dataclass(frozen=True)
 class PromptPairs(Sequence[Pair]):
-    """An ordered set of pairs."""
+    """An ordered set of pairs, and the rows that were left out of it before, such as by a split."""
 
     pairs: tuple[Pair, ...]
     source: str = "records"
+    excluded: tuple[Excluded, ...] = field(default=(), metadata={"in_key": False})
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return PromptPairs(self.pairs[index], self.source)
+            return replace(self, pairs=self.pairs[index])
         return self.pairs[index]
 
     def __repr__(self) -> str:
@@ -122,7 +123,7 @@ class PromptPairs(Sequence[Pair]):
         go together (:meth:`Chat.wrap`).
         """
         chat = chat or Chat()
-        return PromptPairs(tuple(_in_chat(pair, chat) for pair in self.pairs), self.source)
+        return replace(self, pairs=tuple(_in_chat(pair, chat) for pair in self.pairs))
 
     def rendered(self, model: Model) -> "PromptPairs":
         """Chats as the model's template writes them; those that it refuses stay as they are."""
@@ -133,7 +134,7 @@ class PromptPairs(Sequence[Pair]):
             except DataError:  # `tokenise` excludes it, with the reason
                 return pair
 
-        return PromptPairs(tuple(map(written, self.pairs)), self.source)
+        return replace(self, pairs=tuple(map(written, self.pairs)))
 
 
 def load_pairs(source: Any, split: str = "train") -> PromptPairs:
@@ -282,7 +283,7 @@ def unpaired(pairs: Sequence[TokenPair]) -> tuple[tuple[int, int], ...]:
 def tokenise(
     model: Model, pairs: PromptPairs, answers: AnswerMode | Literal["single"] = "whole"
 ) -> tuple[list[TokenPair], list[Excluded]]:
-    """Every pair in a model's tokens: the usable ones, and the refused ones with their reasons.
+    """Every pair in a model's tokens: the usable ones, and the excluded ones with their reasons.
 
     `answers`: ``"whole"``: all tokens of every alias, without those that extend another;
     ``"first"``: each alias's first token; ``"single"``: for methods that read one token, so other
@@ -304,7 +305,7 @@ def tokenise(
             f"none of the {len(refused)} pairs in {pairs.source} can be used with {model.name}; "
             f"first: {first.where}: {first.reason}"
         )
-    return usable, refused
+    return usable, [*pairs.excluded, *refused]
 
 
 def warn_of(excluded: Sequence[Excluded], n_used: int) -> dict[str, str]:

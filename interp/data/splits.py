@@ -6,7 +6,7 @@ that link two entities.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int
@@ -16,13 +16,15 @@ from interp.errors import DataError, did_you_mean, shown
 
 HALVES: Mapping[str, float] = {"discovery": 0.5, "test": 0.5}
 N_DEALS = 100
+APART = "its entities are in different splits"
 
 
 @dataclass(frozen=True, eq=False)
 class Splits(Mapping[str, PromptPairs]):
     """Named sets of pairs without a common entity, in their first order.
 
-    `entities` has those of each split; `dropped` the rows whose entities lie in several.
+    `entities` has those of each split; `dropped` the rows whose entities lie in several, which
+    count as excluded from each split.
     """
 
     pairs: Mapping[str, PromptPairs]
@@ -82,8 +84,9 @@ def split_by_entity(
         else:
             where = ", ".join(f"{shown(entity)} ({split_of[entity]})" for entity in own)
             dropped.append(Excluded(pair.id, pair.where, f"entities in different splits: {where}."))
+    out = (*pairs.excluded, *(replace(row, reason=APART) for row in dropped))
     return Splits(
-        {name: PromptPairs(tuple(own), f"{pairs.source}, {name}") for name, own in rows.items()},
+        {n: PromptPairs(tuple(own), f"{pairs.source}, {n}", out) for n, own in rows.items()},
         {name: frozenset(e for e in entities if split_of[e] == name) for name in names},
         tuple(dropped),
     )

@@ -13,7 +13,8 @@ every new one::
     ids = decode(model, cache.branch([i for i, _ in rows]), plan, 30, entries=[c for _, c in rows])
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +72,7 @@ def generate(
         plan: what to do; nothing by default.
         max_new_tokens: at most so many tokens per prompt.
         temperature: 0 takes the likeliest token each time; otherwise tokens are sampled.
-        seed: of the sampling; a batch of other prompts draws other numbers.
+        seed: of the sampling, for all prompts together; among other prompts a reply differs.
         use_cache: keep keys and values; without, and for recurrent models (Mamba), every step
             recomputes all tokens.
         progress: called with (prompts done, prompts in all); True draws a bar where one is watched.
@@ -86,16 +87,24 @@ def generate(
         {"do_sample": True, "temperature": temperature} if temperature else {}
     )
     out: dict[int, Generation] = {}
-    with reported(progress, "generating", len(rows), "prompts") as report:
+    with seeded(seed), reported(progress, "generating", len(rows), "prompts") as report:
         for group in batches(model, rows, default_budget(model)):
             part = [rows[i] for i in group]
             cache = _begun(model, part, bind(model, steps, part, group), use_cache)
-            new = decode(model, cache, steps, max_new_tokens, entries=group, seed=seed, **sampling)
+            new = decode(model, cache, steps, max_new_tokens, entries=group, **sampling)
             for i, ids in zip(group, new, strict=True):
                 text = model.tokenizer.decode(ids, skip_special_tokens=True)
                 out[i] = Generation(rows[i].ids, ids, text)
             report(len(out), len(rows))
     return [out[i] for i in range(len(rows))]
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Generator[None]:
+    """Draw from one seed, whatever is decoded inside; the caller's random state stays."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 def _begun(model: Model, prompts: Sequence[TokenPrompt], run: Run, use_cache: bool) -> PrefixCache:
@@ -124,7 +133,6 @@ def decode(
     entries: Sequence[int] | None = None,
     ends: Sequence[int] | None = None,
     until: Callable[[Tokens], bool] | None = None,
-    seed: int = 0,
     **options: Any,
 ) -> list[Tokens]:
     """Continue the rows of a cache under a plan; a row that has ended leaves the batch.
@@ -132,7 +140,8 @@ def decode(
     The cache is used up (`PrefixCache.branch` copies). `entries` says which entry of a value's
     prompt axis each row takes; `ends` are the tokens that end a row, by default the model's own,
     and `until` says of a row's new tokens whether they end it, too; `options` are those of
-    ``model.hf.generate`` (``repetition_penalty``, ``do_sample``, …).
+    ``model.hf.generate`` (``repetition_penalty``, ``do_sample``, …); what is sampled follows the
+    random state (`seeded`).
     Returns each row's new tokens, up to and with the one that ended it.
 
     Raises:
@@ -155,8 +164,7 @@ def decode(
     ended[[one for one in stop if one < len(ended)]] = True  # others cannot be drawn
     run.rows = torch.arange(len(cache))
     new: list[list[int]] = [[] for _ in run.rows]
-    with torch.random.fork_rng(), hooked_run(model, run):
-        torch.manual_seed(seed)
+    with hooked_run(model, run):
         for number in range(max_new_tokens):
             if number == options.get("min_new_tokens"):  # the ban on ends costs time after it, too
                 minimum = MinNewTokensLengthLogitsProcessor

@@ -48,7 +48,7 @@ class JacobianLens(Result):
         error: per depth, the standard error over passages: the root of the summed squared
             standard errors of all entries, as a part of the map's Frobenius norm. NaN of one
             passage.
-        weights: hash of the weights it was fitted on.
+        weights, config: hashes of the weights and the config it was fitted on.
         n_passages: passages of text.
         n_tokens: tokens in them, of which each passage's first `skip` were left out.
         tokens_left_out: tokens of the texts at ends too short for a passage.
@@ -61,6 +61,7 @@ class JacobianLens(Result):
     error: np.ndarray = field(repr=False)
     model: str
     weights: str
+    config: str
     n_passages: int
     n_tokens: int
     tokens_left_out: int
@@ -69,11 +70,12 @@ class JacobianLens(Result):
     seconds: float
 
     def checked(self, model: Model) -> tuple[int, ...]:
-        """The depths, for the model it was fitted on; `PlanError` for any other weights."""
-        if identity(model)["weights"] != self.weights:
+        """The depths, for the model it was fitted on; `PlanError` for any other."""
+        now = identity(model)
+        if (now["weights"], now["config"]) != (self.weights, self.config):
             raise PlanError(
-                f"this Jacobian lens was fitted on other weights (of {self.model}) than "
-                f"{model.name} has now; fit one on this model with interp.jacobian_lens."
+                f"this Jacobian lens was fitted on other weights or another config (of "
+                f"{self.model}) than {model.name} has now; fit one with interp.jacobian_lens."
             )
         return self.depths
 
@@ -208,6 +210,7 @@ def _fitted(
         error=np.full(len(depths), np.nan) if n == 1 else error.double().numpy(),
         model=model.name,
         weights=identity(model)["weights"],
+        config=identity(model)["config"],
         n_passages=n,
         n_tokens=sum(map(len, passages)),
         tokens_left_out=left_out,

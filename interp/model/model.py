@@ -28,6 +28,9 @@ from interp.model.weights import (
     why_fixed,
 )
 
+PASSING = {"_name_or_path", "architectures", "dtype", "transformers_version", "use_cache"}
+"""Entries of a config that change no logits, or that stand elsewhere."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -268,19 +271,23 @@ class Model:
         """Where the final norm and the unembedding live."""
         return device_of(self.unembed)
 
-    @cached_property
+    @property
     def weights_hash(self) -> str:
-        """Hash of every weight's name, shape and bytes: the identity that results record."""
-        return self.hash_now()
+        """Hash of every weight's name, shape and bytes as they are now; results record it.
 
-    def hash_now(self) -> str:
-        """`weights_hash` of the weights as they are now, with all that changed them since."""
+        Formed anew once a weight was written, which PyTorch counts; not of a write to ``.data``.
+        """
         tensors = [x for _, x in state_parts(self.hf.state_dict().items()) if isinstance(x, Tensor)]
         version = tuple((x.data_ptr(), 0 if x.is_inference() else x._version) for x in tensors)
         known: Any = self.__dict__.get("_hashed")
         if known is None or known[0] != version:
             known = self.__dict__["_hashed"] = (version, _hash(stored(self.hf)))
         return known[1]
+
+    def config_hash(self) -> str:
+        """Hash of what the config says beside the weights: rotary base, windows, soft-caps, …."""
+        said = json.dumps(_lasting(self.hf.config.to_dict()), sort_keys=True, default=str)
+        return _hash([("config", said)])
 
     def tokenizer_hash(self) -> str:
         """Hash of all that turns texts and chats into tokens, as it is now."""
@@ -290,9 +297,9 @@ class Model:
         return _hash([("tokenizer", json.dumps(parts, sort_keys=True, default=str))])
 
     def hash_in(self, dtype: torch.dtype) -> str:
-        """`hash_now` as it is where the same weights are loaded in another number format."""
+        """`weights_hash` as it is where the same weights are loaded in another number format."""
         if dtype == self.dtype:
-            return self.hash_now()
+            return self.weights_hash
         return _hash((name, _cast(value, self.dtype, dtype)) for name, value in stored(self.hf))
 
     @property
@@ -325,6 +332,13 @@ class Model:
                 f"{self.name} has no attention modules whose function interp could choose."
             )
         return list(found.values())
+
+
+def _lasting(config: Any) -> Any:
+    """A config, and those inside it, without what changes no logits."""
+    if not isinstance(config, dict):
+        return config
+    return {str(name): _lasting(part) for name, part in config.items() if name not in PASSING}
 
 
 def _cast(value: Any, own: torch.dtype, dtype: torch.dtype) -> Any:

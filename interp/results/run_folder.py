@@ -28,7 +28,6 @@ from interp.brief import brief
 from interp.errors import DataError, RunFolderError, shown
 from interp.model.model import Model
 from interp.results import folder, storage
-from interp.results.folder import write_text
 from interp.results.result import Result
 
 T = TypeVar("T")
@@ -43,15 +42,18 @@ N_DIFFERENCES = 3
 
 
 def identity(model: Model) -> dict[str, str]:
-    """The options that name a model: its weights and tokenizer as they are now, and its dtype."""
-    hashes = {"weights": model.hash_now(), "tokenizer": model.tokenizer_hash()}
+    """The options that name a model: weights, config and tokenizer as they are now, and dtype."""
+    hashes = {"weights": model.weights_hash, "config": model.config_hash()}
+    hashes["tokenizer"] = model.tokenizer_hash()
     return {name: f"blake2b:{one}" for name, one in hashes.items()} | {"dtype": str(model.dtype)}
 
 
 def names_of(rows: Sequence[Any]) -> dict[str, Any]:
-    """The options that name data rows: how many, what they are, and how chats are rendered."""
+    """The options that name data rows: how many, what they are, what is left out, how rendered."""
     chats = {json.dumps(plain(row.chats[0].chat)) for row in rows if getattr(row, "chats", None)}
-    named = {"chat": sorted(chats)} if chats else {}
+    named: dict[str, Any] = {"chat": sorted(chats)} if chats else {}
+    if excluded := getattr(rows, "excluded", ()):
+        named["excluded"] = fingerprint(excluded)
     return named | {"pairs": len(rows), "rows": fingerprint(rows)}
 
 
@@ -299,7 +301,7 @@ class RunFolder(Steps):
             self._refuse_other(self.work, found)
         if found is not None and found.digest != self.key.digest:
             self._clear()
-        write_text(self.work / RECORD, json.dumps(self.key.as_json(), indent=1))
+        folder.write_text(self.work / RECORD, json.dumps(self.key.as_json(), indent=1))
 
     def _acquire(self) -> None:
         """Lock the folder of steps, making it; a process that is killed gives its lock back."""
@@ -322,7 +324,7 @@ class RunFolder(Steps):
                 break
             lock.release()
         self._lock = lock
-        write_text(self.work / OWNER, str(os.getpid()))
+        folder.write_text(self.work / OWNER, str(os.getpid()))
 
     def _owner(self) -> str:
         with contextlib.suppress(OSError, ValueError):

@@ -97,7 +97,7 @@ def _sequences(
     drawn = partial(report, "second moments, tokens")
     moments = moments_for(model, methods, layers, settings.n_tokens, progress=drawn)
     run = _Run(model, plan, settings, moments, steps, report)
-    base = model.hash_now()
+    base = model.weights_hash
     try:
         run.ask("none", "row", min(n, len(plan.requests)))
         for method in methods:
@@ -112,12 +112,12 @@ def _sequences(
         pd.DataFrame(run.edits, columns=["method", "order", "index", "seconds", "p"]),
         models,
         model.name,
-        model.weights_hash,
+        base,
         cases.source,
         len(cases) + len(cases.excluded),
         plan.excluded,
         run.stopped,
-        model.hash_now() == base,
+        model.weights_hash == base,
         settings.model_dump(mode="json", exclude={"shots"}),
         time.perf_counter() - started,
     )

@@ -14,6 +14,7 @@ import interp
 from circuits.cli.app import run
 from circuits.discovery import Circuit, edge_pruning, search
 from interp.attribution.micro_batches import AttributionRun
+from interp.attribution.scores import Scores
 from interp.model.model import Model
 
 N_EDGES = 262  # of the tiny model: 3 layers of 4 heads
@@ -262,6 +263,18 @@ def test_a_circuit_of_another_model_is_refused(folder: Path, circuit: str, smoll
             "--limit", "1",
         )  # fmt: skip
     assert "is of another shape of model than smollm2-135m" in line
+
+
+def test_rows_between_the_halves_are_counted(folder: Path, circuit: str, tmp_path: Path, capsys):
+    split = [*on(folder, "test"), "--split-by", "subject"]
+    out = tmp_path / "scores"
+    assert run(["attribute", *split, "--out", str(out)]) == 0
+    line = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"2 of 8 pairs are in neither half; first: test.jsonl, row \d: entities", line)
+    excluded = Scores.load(out).excluded
+    assert [row.reason for row in excluded] == ["its entities are in different splits"] * 2
+    report = said(capsys, "evaluate", circuit, *split, "--random", "0")
+    assert (report["n_pairs"], report["n_excluded"]) == (3, 2)
 
 
 def test_curves_need_scores_of_edges(folder: Path, tmp_path: Path, capsys):

@@ -180,6 +180,9 @@ def test_judges_learn_plain_replies_and_blind_labels_of_other_texts(
     own = ["emotion", "evaluate", *folder, "--events", tuning, "--out", str(tmp_path / "own")]
     assert run([*own, "--conditions", "steering", *DATA]) == 0
     assert seen.pop()[-1] == ()
+    own[own.index(tuning)] = "emotion_scenarios_discovery"
+    assert run([*own, "--conditions", "steering", *DATA]) == 2
+    assert "4 of the scenarios were seen in discovery" in capsys.readouterr().err
     tested = ["emotion", "test", "--model", model, *folder[:2], "--out", str(tmp_path / "t")]
     assert run([*tested, "--n", "2", "--n-random", "1", *DATA, "--json"]) == 0
     tests = last_json(capsys.readouterr().out)["tests"]

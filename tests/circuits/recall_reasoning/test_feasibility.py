@@ -380,6 +380,15 @@ def test_what_could_not_be_matched_is_counted_once(monkeypatch):
     assert module.UNMATCHED in found.report().excluded["reason"].tolist()
 
 
+def test_sampled_chains_differ_in_every_batch(monkeypatch):
+    module = importlib.import_module("circuits.recall_reasoning.chains")
+    monkeypatch.setattr(module, "default_budget", lambda _: 1)
+    monkeypatch.setattr(module, "AT_ONCE", 2)
+    model, prefix = chat_model("chatml"), tuple(range(40, 50))
+    found = continued(model, [prefix] * 8, 6, 3.0, 1, until=lambda _: False)
+    assert len({one.ids for one in found}) == 8
+
+
 def test_replies_are_written_many_at_once(monkeypatch):
     model, module = (
         chat_model("chatml"),

@@ -5,7 +5,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.data.pairs import Pair, PromptPairs, load_pairs
+from interp.data.pairs import Excluded, Pair, PromptPairs, load_pairs
 from interp.data.splits import HALVES, split_by_entity
 from interp.errors import DataError
 
@@ -117,6 +117,8 @@ def test_a_straddling_row_is_dropped_with_its_reason():
     assert row.reason == f"entities in different splits: 'b' ({home['b']}), 'c' ({home['c']})."
     assert splits[home["a"]].pairs == (pairs[0],)
     assert splits[home["c"]].source == f"links, {home['c']}"
+    left_out = (Excluded("3", "links, row 3", "its entities are in different splits"),)
+    assert [half[:1].as_chat().excluded for half in splits.values()] == [left_out, left_out]
     assert repr(splits) == (
         "Splits(discovery 1 pairs, 2 entities; test 1 pairs, 2 entities; 1 pairs dropped)"
     )

@@ -158,6 +158,20 @@ def test_sampling_follows_its_seed():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_copies_of_a_prompt_draw_their_own_replies_in_every_batch(monkeypatch):
+    model = tiny("llama")
+
+    def draw(n: int) -> list:
+        found = interp.generate(model, ["w1 w2 w3"] * n, (), N, temperature=3.0, seed=1)
+        return [one.ids for one in found]
+
+    three = draw(3)
+    monkeypatch.setattr("interp.interventions.generate.default_budget", lambda model: 9)
+    many = draw(12)
+    assert len(set(many)) == 12
+    assert many[:3] == three and many == draw(12)
+
+
 def test_long_lists_are_split_into_batches(monkeypatch):
     model = tiny("qwen3")
     rows = prompts_for(model)

@@ -107,6 +107,11 @@ def test_the_map_is_kept_in_a_folder_for_these_weights_alone(tmp_path):
     assert (out / "index.html").is_file()
     with pytest.raises(PlanError, match="fitted on other weights"):
         interp.logit_lens(tiny("qwen2"), TEXTS, jacobian=first)
+    other = interp.load_model(tiny_hf("llama"), tokenizer=word_tokenizer())
+    assert first.checked(other) == first.depths
+    other.hf.config.rope_parameters["rope_theta"] = 777.0
+    with pytest.raises(PlanError, match="another config"):
+        first.checked(other)
 
 
 def test_what_cannot_be_fitted_is_refused():

@@ -284,7 +284,7 @@ def test_a_finished_run_is_loaded_and_another_is_refused(tmp_path: Path, sweeps:
         "site='resid_pre' (this one: 'z')": (model, word_pairs(), {"site": "z"}),
         "seed=0 (this one: 1)": (model, word_pairs(), {"seed": 1}),
         "pairs=3 (this one: 2) and other rows": (model, word_pairs()[:2], {}),
-        "other weights": (tiny("qwen2"), word_pairs(), {}),
+        "other weights and other config": (tiny("qwen2"), word_pairs(), {}),
     }
     for says, (other, pairs, options) in others.items():
         with pytest.raises(RunFolderError, match=re.escape(f"run holds a patch run with {says};")):

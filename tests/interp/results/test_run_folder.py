@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import tiny, word_pairs, word_tokenizer
+import torch
+from conftest import tiny, tiny_hf, word_pairs, word_tokenizer
 from kills import Killed, killed_at, names
 from tokenizers.processors import TemplateProcessing
 
@@ -230,6 +231,18 @@ def test_options_cover_the_tokenizer_but_not_how_it_last_padded():
     assert len({*found, identity(model)["tokenizer"]}) == 4 and found[0] == found[1]
 
 
+def test_options_cover_the_config_but_not_where_it_was_loaded_from():
+    model = interp.load_model(tiny_hf("gemma2"), tokenizer=word_tokenizer())
+    before, config = identity(model), model.hf.config
+    config._name_or_path, config.use_cache, config.dtype = "elsewhere", False, torch.float16
+    assert identity(model) == before
+    config.final_logit_softcapping = 7.0
+    soft = identity(model)["config"]
+    config.rope_parameters["rope_theta"] = 777.0
+    assert len({before["config"], soft, identity(model)["config"]}) == 3
+    assert identity(model)["weights"] == before["weights"]
+
+
 def test_options_cover_weights_as_they_are_now():
     model = interp.load_model(tiny("gpt2").hf, tokenizer=tiny("gpt2").tokenizer)
     before, weight = identity(model), next(model.hf.parameters())
@@ -241,6 +254,16 @@ def test_options_cover_weights_as_they_are_now():
     finally:
         weight.detach().copy_(held)
     assert identity(model) == before
+
+
+def test_results_record_the_weights_they_were_measured_on(tmp_path: Path):
+    model = interp.load_model(tiny_hf("gpt2"), tokenizer=word_tokenizer())
+    before = interp.attribute(model, word_pairs(), "z", "layer", progress=False).weights_hash
+    with torch.no_grad():
+        model.blocks[0].mlp.c_fc.weight.mul_(1.5)
+    after = interp.attribute(model, word_pairs(), "z", "layer", progress=False).weights_hash
+    swept = interp.patch(model, word_pairs(), out=tmp_path / "run")
+    assert before != after == swept.provenance["weights"] == model.weights_hash
 
 
 # --- seals and modes ---------------------------------------------------------------------------

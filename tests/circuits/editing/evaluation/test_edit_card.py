@@ -145,9 +145,9 @@ def world(monkeypatch: pytest.MonkeyPatch, model: interp.Model) -> ChainFacts:
 
 
 def test_a_card_asks_the_same_without_and_with_the_edit(model, edit, world):
-    before = model.hash_now()
+    before = model.weights_hash
     found = card(model, edit, old=["w41"], n=3)
-    assert model.hash_now() == before and not ledger(model).applied
+    assert model.weights_hash == before and not ledger(model).applied
     counts = found.rows.groupby(["kind", "condition"]).size().unstack()
     own = counts.drop(index=list(ABILITIES))
     assert (own.nunique(axis=1) == 1).all() and list(own.columns) == sorted(CONDITIONS)
@@ -196,9 +196,9 @@ def test_what_else_an_edit_was_given_is_not_asked_and_counted(model, edit, world
 def test_a_card_of_an_edit_that_is_applied_is_the_same_and_leaves_it(model, edit, world):
     plain = card(model, edit, old=["w41"], n=2)
     with edit.applied(model):
-        weights = model.hash_now()
+        weights = model.weights_hash
         found = card(model, edit, old=["w41"], n=2)
-        assert model.hash_now() == weights and [e.id for e in ledger(model).applied] == [edit.id]
+        assert model.weights_hash == weights and [e.id for e in ledger(model).applied] == [edit.id]
     pd.testing.assert_frame_equal(found.rows, plain.rows)
 
 
