@@ -198,10 +198,10 @@ def control(
     chosen = rest[0] if rest else plain
     if strength is not None:
         tuned, chosen = chosen.strength, chosen.at(strength)
-        if strength > MOST * tuned and not any_dose:
+        if abs(strength) > MOST * tuned and not any_dose:
             raise PlanError(
-                f"--strength {strength:g} is above {MOST:g} times the tuned {tuned:g}: replies "
-                "turn incoherent, and coarse or hateful. Lower it, or add --any-dose."
+                f"the size of --strength {strength:g} is above {MOST:g} times the tuned {tuned:g}: "
+                "replies turn incoherent, and coarse or hateful. Lower it, or add --any-dose."
             )
     asking = ReplyPrompts(given.frames, given.replies, recipe.style)
     writer = ReplyWriter(model, asking, situations(given.events, n), recipe.decoding)

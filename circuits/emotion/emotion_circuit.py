@@ -111,6 +111,8 @@ class EmotionCircuit:
     ) -> "EmotionCircuit":
         """A disjoint one of as many neurons and heads in the same layers, drawn at random.
 
+        Where a layer has too few others, they come from the nearest layer that has some.
+
         With `vectors`, units are drawn whose vectors are near in size to the circuit's own.
         """
         n_layers, n_neurons, n_heads = self.shape

@@ -259,7 +259,7 @@ class EmotionEffects(Result):
             "Fraction of the emotion gap, by emotion",
             "Necessity: left after a circuit is taken out under emotion prompts; sufficiency: "
             "recovered when its vectors are added under neutral ones. Crosses: random circuits of "
-            "the same layers and like norm.",
+            "the same layers, or the nearest where a layer has too few others, and like norm.",
             plot_effects(every),
         )
         note = "random: mean and range over draws"

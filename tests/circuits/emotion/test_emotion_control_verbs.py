@@ -119,8 +119,9 @@ def test_control_shows_replies_and_caps_doses(
         "unmodulated",
         "circuit",
     }
-    assert run([*begin, "--strength", "50"]) == 2
-    assert "above 1.5 times the tuned" in capsys.readouterr().err
+    for dose in ("50", "-50"):
+        assert run([*begin, "--strength", dose]) == 2
+        assert f"the size of --strength {dose} is above 1.5 times" in capsys.readouterr().err
     assert run([*begin, "--strength", "50", "--any-dose"]) == 0
     assert run([*begin, "--condition", "singing"]) == 2
     assert "no condition 'singing'" in capsys.readouterr().err
