@@ -15,7 +15,6 @@ from there.
 """
 
 import argparse
-import hashlib
 import json
 import random
 from collections import Counter
@@ -92,8 +91,8 @@ SHOWN = (
 
 
 def knowledge(model: interp.Model, cases: Cases[Case], out: Path) -> Knowledge:
-    """Asked once for these demonstrations, then read."""
-    mark = hashlib.blake2b(SHOTS.prefix.encode(), digest_size=4).hexdigest()
+    """Asked once for these demonstrations and weights, then read."""
+    mark = marked(SHOTS.prefix, identity(model))
     file = out / f"know_{model.name}_{Path(cases.source).stem}_{mark}.json"
     said = json.loads(file.read_text()) if file.exists() else {}
     found = prior_knowledge(
@@ -178,8 +177,7 @@ def moments_at(args: argparse.Namespace, cases: list[Case], method: Method) -> M
     at = {(site_of(s), i) for s in method.stages if isinstance(s, Neurons) for i in s.layers}
     if not left_out and at <= set(placement.moments):
         return moments_for(model, [method], placement)
-    mark = hashlib.blake2b(json.dumps(left_out).encode(), digest_size=4).hexdigest()
-    file = args.out / f"keys_{args.model}_{mark}.safetensors"
+    file = args.out / f"keys_{args.model}_{marked(left_out, identity(model))}.safetensors"
     kept = load_file(file) if file.exists() else {}
     stages = [stage for stage in method.stages if isinstance(stage, Neurons)]
     for anchor in ("last", "subject_last"):
@@ -222,12 +220,9 @@ def run(
     """Evaluate one condition, print its line, return its scores."""
     moments = moments_at(args, cases, condition.method) if condition.method else {}
     templates = contexts(model, seed=seed)[: 1 + CONTEXTS]
-    at = folder_of(args) / f"{condition.name}.{seed}"
     protocol = Protocol(SHOTS, pool, seed=seed, fact_questions=args.facts)
-    named = {"condition": condition.name, "seed": seed, "cases": fingerprint(cases)} | identity(
-        model
-    )
-    with RunFolder.open(at, "edit condition", named) as steps:  # never finished: its steps are read
+    given = cases, seed, args.facts, condition, layers_of(args, model).summary()
+    with steps_of(args, f"{condition.name}.{seed}", model, *given) as steps:
         answers, edits = evaluate_condition(
             model, condition, cases, protocol, moments, templates, steps
         )
@@ -237,11 +232,8 @@ def run(
         wide = table.pivot_table(index=part or ["condition"], columns="metric", values="value")
         print(wide.reindex(columns=list(SHOWN)).round(3).to_string(), flush=True)
     p = [x for line in edits["p"] for stage in json.loads(line) for x in stage if x == x]
-    print(
-        f"{condition.name}, seed {seed}, n = {len(cases)}: {edits['seconds'].mean():.1f} s per "
-        f"edit, target probability at least {min(p, default=1):.2f}\n",
-        flush=True,
-    )
+    line = f"{condition.name}, seed {seed}, n = {len(cases)}: {edits['seconds'].mean():.1f} s per "
+    print(f"{line}edit, target probability at least {min(p, default=1):.2f}\n", flush=True)
     facts = edits.filter(["case", "seed", *FACT_METRICS])
     return scores.merge(facts, on=["case", "seed"]).assign(p=float(np.mean(p)) if p else np.nan)
 
@@ -348,8 +340,7 @@ def mixed(args: argparse.Namespace) -> tuple[interp.Model, list[Case], QuestionP
         for at in ("first", "last")
         for case in chosen(usable, args.n, at, args.skip, learnt=learnt, names=args.names)
     ]
-    mark = {"cases": fingerprint(cases)} | identity(model)
-    with RunFolder.open(folder_of(args) / "names", "implicit names", mark) as steps:
+    with steps_of(args, "names", model, cases) as steps:
         cases, tried = with_names(model, cases, args.names, steps)
     for position in ("first", "last"):
         rows = [i for i, case in enumerate(cases) if case.position == position]
@@ -371,9 +362,20 @@ def name_shares(cases: list[Case]) -> str:
 
 
 def folder_of(args: argparse.Namespace) -> Path:
-    """Where runs on one set of cases are kept."""
+    """Where runs on cases of one source are kept."""
     source = args.split if args.cases == CHAINS else Path(args.cases).stem
     return args.out / f"{args.model}.{source}.{args.names}.{args.tag}"
+
+
+def steps_of(args: argparse.Namespace, name: str, model: interp.Model, *given: Any) -> RunFolder:
+    """Steps that are read again where the same is given for the same weights; never finished."""
+    key = {"given": fingerprint(given)} | identity(model)
+    return RunFolder.open(folder_of(args) / f"{name}.{marked(key)}", "edit step", key)
+
+
+def marked(*parts: Any) -> str:
+    """A few letters that stand for what decides a file's contents."""
+    return fingerprint(parts).removeprefix("blake2b:")[:8]
 
 
 def learnt_subjects() -> set[str]:
@@ -431,7 +433,7 @@ def written_once(write: Callable[..., list[Written]]) -> Callable[..., list[Writ
     known: dict[Any, list[Written]] = {}
 
     def once(model: interp.Model, requests: list[Request], **given: Any) -> list[Written]:
-        key = given["method"].stages, tuple(one.facts for one in requests)
+        key = given["method"].stages, tuple(requests), tuple(given["templates"])
         if key not in known:
             for old in [old for old in known if old[0] != key[0]]:
                 del known[old]

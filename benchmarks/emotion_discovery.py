@@ -71,7 +71,8 @@ def stability(model: Model, found: EmotionDiscovery, n: int = 10) -> pd.DataFram
     middle 95 % of pairs.
     """
     texts = EmotionTexts.load("discovery")
-    at = states(model, groups_of(model, texts.events, texts.frames, found.settings.styles))
+    styles, bos = found.settings.styles, found.settings.double_bos
+    at = states(model, groups_of(model, texts.events, texts.frames, styles, double_bos=bos))
     budget = Budget.of(model, found.settings.size)
     draws: dict[tuple[str, str, str], list[set[tuple[int, int]]]] = {}
     for sample in resamples(at, n):

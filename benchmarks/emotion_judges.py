@@ -37,10 +37,11 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = blind_rows(given.model)
     blind = [row["label"] for row in rows]
+    scenarios = [row["situation"].rpartition("_")[0] for row in rows]
     for name, judge in judges_of(given.model, given.published).items():
         labels = judge.labels([row["reply"] for row in rows])
         hits = np.array([one == other for one, other in zip(labels, blind, strict=True)], float)
-        value, low, high = map(float, bootstrap_mean(hits))
+        value, low, high = map(float, bootstrap_mean(hits, clusters=scenarios))
         kappa = cohen_kappa_score(labels, blind)
         print(f"{name}: {value:.3f} [{low:.3f}, {high:.3f}], n = {len(hits)}, kappa {kappa:.3f}")
 

@@ -118,9 +118,10 @@ def directions(
     vignettes = load_vignettes(own)
     model = on.load()
     found = found_in(model, discovery, texts)
-    readings = transfer_tests(
-        model, found.by_style, given.frames, given.events, vignettes, given.replies, n, say
-    )
+    found.refuse_seen(given.events)
+    read = (given.frames, given.events, vignettes, given.replies, n, say)
+    bos = found.settings.double_bos
+    readings = transfer_tests(model, found.by_style, *read, double_bos=bos)
     table = tables(readings)
     with replacing(discovery / "transfer.parquet") as file:
         table.to_parquet(file, index=False)
@@ -197,10 +198,10 @@ def control(
     chosen = rest[0] if rest else plain
     if strength is not None:
         tuned, chosen = chosen.strength, chosen.at(strength)
-        if strength > MOST * tuned and not any_dose:
+        if abs(strength) > MOST * tuned and not any_dose:
             raise PlanError(
-                f"--strength {strength:g} is above {MOST:g} times the tuned {tuned:g}: replies "
-                "turn incoherent, and coarse or hateful. Lower it, or add --any-dose."
+                f"the size of --strength {strength:g} is above {MOST:g} times the tuned {tuned:g}: "
+                "replies turn incoherent, and coarse or hateful. Lower it, or add --any-dose."
             )
     asking = ReplyPrompts(given.frames, given.replies, recipe.style)
     writer = ReplyWriter(model, asking, situations(given.events, n), recipe.decoding)

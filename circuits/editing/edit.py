@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from circuits.editing.change import Change, Changes, Place, taken_neurons
-from circuits.editing.fact import Fact, refuse_conflicts
+from circuits.editing.fact import Fact, PreservedQuestion, refuse_conflicts
 from circuits.editing.gradient_step import FeatureStatistics
 from interp.brief import brief
 from interp.errors import DataError, PlanError, RunFolderError
@@ -50,6 +50,7 @@ class Edit(Result):
         skipped: what a stage left out, and why.
         searched: per fact for which implicit names were searched, what was found and excluded.
         statistics: of what a `GradientStep` normalised; edits on top of this one go on from it.
+        preserve: the questions that it was given to preserve.
     """
 
     facts: tuple[Fact, ...]
@@ -64,6 +65,7 @@ class Edit(Result):
     seed: int = 0
     searched: tuple[str, ...] = ()
     statistics: tuple[FeatureStatistics, ...] = field(default=(), repr=False)
+    preserve: tuple[PreservedQuestion, ...] = field(default=(), repr=False)
 
     KIND = "edit"
 
@@ -126,6 +128,7 @@ class Edit(Result):
             method=(
                 "Probability: of the target on the first prompt at the end of each stage's search.",
                 f"Seed {self.seed}; {self.seconds:.1f} s.{after}",
+                f"Questions given to preserve: {len(self.preserve)}.",
                 *self.searched,
             ),
             excluded=excluded_counts({note: 1 for note in self.skipped}),
@@ -332,6 +335,7 @@ def merge(edits: Sequence[Edit]) -> Edit:
         seconds=sum(e.seconds for e in edits),
         seed=first.seed,
         statistics=tuple(one for e in edits for one in e.statistics),
+        preserve=tuple(dict.fromkeys(one for e in edits for one in e.preserve)),
     )
 
 

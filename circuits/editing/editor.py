@@ -110,6 +110,7 @@ def computed(
         time.perf_counter() - started,
         seed,
         statistics=written.statistics,
+        preserve=request.preserved,
     )
 
 

@@ -221,7 +221,7 @@ def circuit_effects(
     Args:
         model: the model.
         found: its discovery; `PlanError` where it is another model's.
-        scenarios: texts that the discovery did not use; one event each.
+        scenarios: texts of which one event each is used; `DataError` where the discovery read any.
         frames: words and prompts.
         settings: how.
         out: folder to write; a finished one is loaded.
@@ -233,6 +233,7 @@ def circuit_effects(
     """
     chosen, say = settings or EffectSettings(), progress or (lambda stage, done, total: None)
     found = found.of(model)
+    found.refuse_seen(scenarios)
     options = chosen.model_dump() | identity(model)
     options |= {"texts": fingerprint(scenarios), "discovery": found.fingerprint}
     options["frames"] = fingerprint([frames.style(style) for style in found.settings.styles])
@@ -259,13 +260,11 @@ def _texts(
     by_id = {text.id: text for text in situations(scenarios, n)}
     used = {text.scenario_id for text in by_id.values()}
     told = [scenario for scenario in scenarios if scenario.id in used]
-    groups = [
-        group
-        for group in groups_of(model, told, frames, found.settings.styles)
-        if group.text in by_id
-    ]
+    styles, double_bos = found.settings.styles, found.settings.double_bos
+    every = groups_of(model, told, frames, styles, double_bos=double_bos)
+    groups = [group for group in every if group.text in by_id]
     neutral = [
         frames.style(group.style)[0].fill(by_id[group.text].scenario, by_id[group.text].event)
         for group in groups
     ]
-    return groups, [token_prompt(model, one) for one in neutral]
+    return groups, [token_prompt(model, one, double_bos=double_bos) for one in neutral]

@@ -81,8 +81,8 @@ def discover(
     options = chosen.model_dump() | {
         "scenarios": len(scenarios),
         "texts": fingerprint(scenarios),
-        "replies": fingerprint([(reply.id, reply.text) for reply in replies]),
-        "frames": fingerprint(used),
+        "replies": fingerprint(replies),
+        "frames": fingerprint([used, frames.demonstrations]),
     }
     with RunFolder.open(out, "emotion circuit", options | identity(model), force=force) as run:
         if not run.finished:
@@ -141,6 +141,7 @@ class _Discovering:
             model=model.name,
             weights_hash=model.weights_hash,
             settings=chosen,
+            texts=tuple(scenario.text for scenario in self.scenarios),
             by_style=by_style,
             differences=SiteVectors.differences(found),
             means=SiteVectors.means(found),

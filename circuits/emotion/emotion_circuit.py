@@ -42,6 +42,11 @@ class SiteVectors:
         """Mean over all prompts, in all emotions: what mean-ablation puts in place."""
         return cls(found.z.mean((0, 1)), found.mlp_post.mean((0, 1)))
 
+    @property
+    def both(self) -> tuple[Tensor, Tensor]:
+        """Those at heads, and those at neurons."""
+        return self.z, self.mlp_post
+
     def of(self, emotion: str) -> "SiteVectors":
         """Those of one emotion."""
         row = EMOTIONS.index(emotion)
@@ -105,6 +110,8 @@ class EmotionCircuit:
         self, rng: np.random.Generator, vectors: SiteVectors | None = None
     ) -> "EmotionCircuit":
         """A disjoint one of as many neurons and heads in the same layers, drawn at random.
+
+        Where a layer has too few others, they come from the nearest layer that has some.
 
         With `vectors`, units are drawn whose vectors are near in size to the circuit's own.
         """

@@ -323,7 +323,8 @@ def compare(
         texts: all texts.
         load_judge: loads the judges' model by name, once the replies are written.
         out: run folder.
-        found: the discovery behind the conditions, for the page.
+        found: the discovery behind the conditions, for the page; `DataError` where it read any of
+            the events.
         force: replace another run, or a damaged one, that `out` holds.
         progress: called with (condition, replies done, in all).
         endpoint: a further judge; the built-in one still decides (see `EmotionComparison.by`).
@@ -336,6 +337,8 @@ def compare(
     itself = f"the judges' model must not be the model under test, {model.name}; give another."
     if settings.judge_model == model.name:
         raise PlanError(itself)
+    if found:
+        found.refuse_seen(texts.events)
     texts.frames.style(settings.style)  # a bad one is refused now
     asking = ReplyPrompts(texts.frames, texts.replies, settings.style)
     given = {"self-written": texts.replies, "published": texts.verdicts, "blind": texts.labelled}

@@ -26,6 +26,9 @@ from interp.results.folder import write_text
 FOLDER = Path(__file__).parent / "recipes"
 RECIPES = {file.stem: file for file in sorted(FOLDER.glob("*.json"))}
 """Name -> file of the shipped recipes."""
+BUILT_IN = ("unmodulated", "prompting", "demonstrations", "chat", "steering", "circuit")
+BUILT_IN += ("neurons", "heads", "circuit_prompting", "wrong_circuit", "wrong_vector", "random")
+"""Conditions of every comparison, beside those that a recipe names."""
 CLOSING = ('"', "”", "\n")
 """Marks that end a reply: the quote that its prompt opened, or a new line."""
 
@@ -124,6 +127,12 @@ class SteeringDose(ClosedRow):
     )
 
 
+def _free(name: str) -> str:
+    if name in BUILT_IN:
+        raise ValueError("it is the name of a built-in condition; choose another")
+    return name
+
+
 class CircuitDose(ClosedRow):
     """Which circuits are driven, and how strongly."""
 
@@ -137,7 +146,7 @@ class Doses(ClosedRow):
 
     steering: SteeringDose
     circuit: CircuitDose
-    others: dict[str, CircuitDose] = {}
+    others: dict[Annotated[Text, AfterValidator(_free)], CircuitDose] = {}
 
     @property
     def alike(self) -> "Doses":

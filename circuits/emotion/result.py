@@ -1,5 +1,6 @@
 """`EmotionDiscovery` and `EmotionEffects`: what is found about a model's emotions, as folders."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -21,9 +22,9 @@ from circuits.emotion.figures import (
     plot_states,
     plot_transfer,
 )
-from circuits.emotion.texts import EMOTIONS
+from circuits.emotion.texts import EMOTIONS, Scenario
 from interp.brief import brief
-from interp.errors import PlanError, did_you_mean
+from interp.errors import DataError, PlanError, did_you_mean, shown
 from interp.interventions.steering_vector import SteeringVector
 from interp.model.model import Model
 from interp.results import run_folder
@@ -37,6 +38,7 @@ class EmotionDiscovery(Result):
     """Directions, scores, influence and circuits of a model's emotions.
 
     Attributes:
+        texts: the scenarios that it read.
         by_style: directions of each style alone.
         differences: what activations in an emotion have over the mean of all.
         means: mean activations over all prompts.
@@ -53,6 +55,7 @@ class EmotionDiscovery(Result):
     model: str
     weights_hash: str
     settings: EmotionSettings
+    texts: tuple[str, ...]
     by_style: dict[str, Directions]
     differences: SiteVectors
     means: SiteVectors
@@ -89,9 +92,9 @@ class EmotionDiscovery(Result):
     @property
     def fingerprint(self) -> str:
         """What stands for it in the key of a run that is made from it."""
-        return run_folder.fingerprint(
-            [self.provenance.get("run"), self.weights_hash, self.settings]
-        )
+        tensors = (self.reference, *(x for v in (self.differences, self.means) for x in v.both))
+        arrays = [x.float().numpy() for x in tensors]
+        return run_folder.fingerprint([self.weights_hash, self.settings, self.circuits, *arrays])
 
     def of(self, model: Model) -> "EmotionDiscovery":
         """The same, which is a model's own; `PlanError` where it was made in other weights."""
@@ -101,6 +104,14 @@ class EmotionDiscovery(Result):
                 "load that model, or run the discovery again."
             )
         return self
+
+    def refuse_seen(self, scenarios: Sequence[Scenario]) -> None:
+        """`DataError` where the discovery read any of these scenarios, which then test nothing."""
+        if seen := sorted({scenario.text for scenario in scenarios} & {*self.texts}):
+            raise DataError(
+                f"{len(seen)} of the scenarios were seen in discovery, e.g. {shown(seen[0])}; "
+                "give others, such as emotion_scenarios_test."
+            )
 
     def units(self, preset: str) -> pd.DataFrame:
         """Components of one preset: ``emotion``, ``part``, ``layer``, ``unit``."""
@@ -248,7 +259,7 @@ class EmotionEffects(Result):
             "Fraction of the emotion gap, by emotion",
             "Necessity: left after a circuit is taken out under emotion prompts; sufficiency: "
             "recovered when its vectors are added under neutral ones. Crosses: random circuits of "
-            "the same layers and like norm.",
+            "the same layers, or the nearest where a layer has too few others, and like norm.",
             plot_effects(every),
         )
         note = "random: mean and range over draws"

@@ -161,7 +161,7 @@ def driven_conditions(found: EmotionDiscovery, doses: Doses, seed: int = 0) -> l
     """Steering, the circuit, its parts, and its controls, each at its dose.
 
     The controls have the circuit's norm: another emotion's circuit with the right vectors, the
-    right circuit with another emotion's vectors, and a random circuit of the same layers. A dose
+    right circuit with another emotion's vectors, and a random circuit (`random_circuits`). A dose
     that does not fit the discovery is a `PlanError`.
     """
     dose, differences = doses.circuit, found.differences

@@ -218,6 +218,8 @@ def transfer_tests(
     replies: Sequence[Reply] = (),
     n_scenarios: int = 24,
     progress: StageProgress | None = None,
+    *,
+    double_bos: bool = False,
 ) -> list[Reading]:
     """Read states of unseen texts by directions of one style, or of all styles where no word is.
 
@@ -234,9 +236,11 @@ def transfer_tests(
         replies: read themselves, and shown as demonstrations.
         n_scenarios: how many of the scenarios, in all their events; demonstrations take one.
         progress: called with (test, done, in all).
+        double_bos: begin chat prompts with two BOS tokens, as the discovery did.
     """
     say = progress or (lambda stage, done, total: None)
     texts = interleaved(scenarios)[:n_scenarios]
+    groups_in = partial(groups_of, model, texts, frames, double_bos=double_bos)
     seen: dict[str, States] = {}
 
     def at(style: str, make: list[EmotionGroup]) -> States:
@@ -248,7 +252,7 @@ def transfer_tests(
         for source, target in pairs:
             if set(source.split("+")) <= set(by_style):
                 own = Directions.pooled([by_style[style] for style in source.split("+")])
-                x = seen.get(target) or at(target, groups_of(model, texts, frames, (target,)))
+                x = seen.get(target) or at(target, groups_in((target,)))
                 out.append(read_groups(own, x, f"{source}→{target}"))
         return out
 

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from circuits.editing.evaluation.card_questions import (
     ChainFacts,
     sampled,
     shipped_facts,
+    why_unscored,
 )
 from circuits.editing.evaluation.comparison_settings import N_QUESTIONS, EvaluationSettings
 from circuits.editing.evaluation.control_questions import KnownQuestion
@@ -41,7 +43,7 @@ from circuits.editing.evaluation.metric_definitions import (
     UNEDITED,
 )
 from circuits.editing.evaluation.run_setup import passages_of
-from circuits.editing.fact import SLOT, Fact
+from circuits.editing.fact import SLOT, Fact, PreservedQuestion
 from interp.brief import brief
 from interp.data.pairs import load_pairs
 from interp.errors import DataError, shown
@@ -111,12 +113,17 @@ def paraphrased(fact: Fact) -> list[tuple[str, str]]:
 
 
 def questions_of(
-    model: Model, facts: Sequence[EditedFact], data: ChainFacts, k: int, seed: int
+    model: Model,
+    facts: Sequence[EditedFact],
+    data: ChainFacts,
+    k: int,
+    seed: int,
+    preserve: Sequence[PreservedQuestion] = (),
 ) -> tuple[list[CardQuestion], list[EditedFact], Counter[str]]:
     """What is generated for the card, of what the unedited model knows.
 
-    Returns also the facts with what implies them, and how many questions could not be formed or
-    are not known, by reason.
+    Returns also the facts with what implies them, and how many questions could not be formed, are
+    not known, or ask about what else the edit was given (`why_unscored`), by reason.
     """
     missing: Counter[str] = Counter()
     fixed: list[CardQuestion] = []
@@ -132,16 +139,18 @@ def questions_of(
             missing[f"same relation: {shown(one.fact.prompt)} is of no relation in the data"] += 1
         composed, absent = data.composed(one, relation)
         missing += absent
-        for kind in (FIRST, LAST):
-            for n, q in enumerate(sampled(composed, kind, CANDIDATES * k, seed)):
-                text = SHOTS.suffix(q.text)
-                question = CardQuestion(i, kind, n, text, SHOTS.prefix, q.new, q.old)
-                drawn.append((question, [(q.text, q.old), *q.needs]))
-        for kind, known in data.controls(one, relation, CANDIDATES * k, seed).items():
-            for n, q in enumerate(known):
-                text = SHOTS.suffix(q.text)
-                question = CardQuestion(i, kind, n, text, SHOTS.prefix, q.answer)
-                drawn.append((question, [(q.text, q.answer)]))
+        picked = [(kind, sampled(composed, kind, CANDIDATES * k, seed)) for kind in (FIRST, LAST)]
+        controls = data.controls(one, relation, CANDIDATES * k, seed).items()
+        every = ((kind, n, q) for kind, qs in (*picked, *controls) for n, q in enumerate(qs))
+        for kind, n, q in every:
+            if why := why_unscored(one, q, facts, preserve):
+                missing[f"{kind}: {why}"] += 1
+                continue
+            asks = partial(CardQuestion, i, kind, n, SHOTS.suffix(q.text), SHOTS.prefix)
+            if isinstance(q, KnownQuestion):
+                drawn.append((asks(q.answer), [(q.text, q.answer)]))
+            else:
+                drawn.append((asks(q.new, q.old), [(q.text, q.old), *q.needs]))
     needed = {q.text: q.answer for questions in implied for q in questions}
     asked = {text: None for _, needs in drawn for text, _ in needs} | dict.fromkeys(needed)
     shots = replace(SHOTS, chat=facts[0].fact.chat)
@@ -209,11 +218,11 @@ def _row(question: CardQuestion, kind: str, expected: str, reply: str, hit: bool
 
 
 def abilities(
-    model: Model, facts: Sequence[EditedFact], edits: Mapping[str, Changes]
+    model: Model, subjects: Sequence[Answer], edits: Mapping[str, Changes]
 ) -> tuple[pd.DataFrame, Counter[str]]:
     """Whether the right answer of each pair is likelier than the wrong one, under each edit.
 
-    Pairs that mention an edited subject are left out and counted; ``kind`` names the pair set.
+    Pairs that mention one of the subjects are left out and counted; ``kind`` names the pair set.
     """
     missing: Counter[str] = Counter()
     asked: list[tuple[str, int, Ask, tuple[str, str]]] = []
@@ -223,8 +232,8 @@ def abilities(
             if n == N_ABILITY:
                 break
             ask, options = Ask(0, pair.clean), (pair.answer, pair.wrong_answer)
-            if any(one.subject.lenient(pair.clean) for one in facts):
-                missing[f"{name}: the pair mentions an edited subject"] += 1
+            if any(subject.lenient(pair.clean) for subject in subjects):
+                missing[f"{name}: the pair mentions an edited or preserved subject"] += 1
             elif not can_compare(model, ask, options):
                 missing[f"{name}: an answer merges with the end of the prompt"] += 1
             else:
@@ -242,13 +251,14 @@ def abilities(
 
 
 def measured(
-    model: Model, facts: Sequence[EditedFact], changes: Changes, data: ChainFacts, k: int, seed: int
+    model: Model, facts: Sequence[EditedFact], edit: Edit, data: ChainFacts, k: int, seed: int
 ) -> tuple[pd.DataFrame, Counter[str]]:
     """All questions of an edit's facts under `CONDITIONS`, and what was left out, by reason.
 
     Rows are those of `fact_questions.ask_facts` with their ``condition``.
     """
-    questions, facts, missing = questions_of(model, facts, data, k, seed)
+    changes = edit.changes
+    questions, facts, missing = questions_of(model, facts, data, k, seed, edit.preserve)
     statements = "".join(f"{one.fact.cloze} {one.new.text}.\n" for one in facts)
     generated = pd.DataFrame(replies_of(model, questions, facts, changes, statements))
     n = len(facts)
@@ -262,7 +272,8 @@ def measured(
     compared["condition"] = [CONDITIONS[i // n] for i in compared["fact"]]
     compared["fact"] %= n
     missing += sum(absent[:n], Counter[str]())  # the same wordings under every condition
-    able, left_out = abilities(model, facts, {UNEDITED: (), EDITED: changes})
+    subjects = [*(one.subject for one in facts), *(Answer(q.subject) for q in edit.preserve)]
+    able, left_out = abilities(model, subjects, {UNEDITED: (), EDITED: changes})
     return pd.concat([generated, compared, able], ignore_index=True), missing + left_out
 
 
@@ -293,7 +304,7 @@ def card(
             EditedFact(fact, Answer(fact.target), before, Answer(fact.subject))
             for fact, before in zip(edit.facts, objects, strict=True)
         ]
-        rows, missing = measured(model, facts, edit.changes, shipped_facts(), n, seed)
+        rows, missing = measured(model, facts, edit, shipped_facts(), n, seed)
         passages = passages_of(
             model, EvaluationSettings.model_validate({"neutral": "neutral_text"})
         )

@@ -25,6 +25,7 @@ from circuits.editing.evaluation.control_questions import (
     pools_apart,
     preservation_set,
     preserved_of,
+    without_scored,
 )
 from circuits.editing.evaluation.demonstrations import SHOTS, Shots
 from circuits.editing.evaluation.edited_models import Ask, asking, drift, generations, ngram_entropy
@@ -185,12 +186,15 @@ def _questions(
     pools = [protocol.pool] * len(cases)
     if protocol.sequential:
         pools = pools_apart(protocol.pool, cases)
+    pairs = zip(cases, pools, strict=True)
+    controls = [control_questions(case, pool, N_CONTROLS, protocol.seed) for case, pool in pairs]
+    if protocol.sequential:  # one model is edited: what one case is scored by no other may preserve
+        pools = without_scored(pools, cases, controls)
     questions: list[tuple[int, CaseQuestion]] = []
     preserved: list[tuple[PreservedQuestion, ...]] = []
-    for i, (case, pool) in enumerate(zip(cases, pools, strict=True)):
-        controls = control_questions(case, pool, N_CONTROLS, protocol.seed)
-        questions += [(i, question) for question in case_questions(case, controls)]
-        drawn = preservation_set(case, pool, controls, N_PRESERVED, protocol.seed)
+    for i, (case, pool, own) in enumerate(zip(cases, pools, controls, strict=True)):
+        questions += [(i, question) for question in case_questions(case, own)]
+        drawn = preservation_set(case, pool, own, N_PRESERVED, protocol.seed)
         preserved.append(preserved_of(drawn))
     return questions, preserved
 

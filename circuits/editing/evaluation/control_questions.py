@@ -208,6 +208,23 @@ def pools_apart(pool: QuestionPool, cases: Sequence[Case]) -> list[QuestionPool]
     return [pool.where(lambda q, i=i: touched[q] <= {i}) for i in range(len(cases))]
 
 
+def without_scored(
+    pools: Sequence[QuestionPool],
+    cases: Sequence[Case],
+    scored: Sequence[Mapping[ControlKind, Sequence[KnownQuestion]]],
+) -> list[QuestionPool]:
+    """For each case, its questions without what is in the *others'* chains and controls."""
+    entities = [
+        {*map(normalised, (*case.subjects, *case.new_subjects))}.union(
+            *(q.entities for questions in controls.values() for q in questions)
+        )
+        for case, controls in zip(cases, scored, strict=True)
+    ]
+    others = [set[Words]().union(*entities[:i], *entities[i + 1 :]) for i in range(len(cases))]
+    rows = zip(pools, others, strict=True)
+    return [pool.where(lambda q, own=own: own.isdisjoint(q.entities)) for pool, own in rows]
+
+
 class Separate:
     """Whether a question has nothing to do with a case's edited subjects and new objects."""
 

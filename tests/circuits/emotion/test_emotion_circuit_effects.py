@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chat_examples import chat_model
 from conftest import tiny
 
 import interp
 from circuits.emotion import EMOTIONS, load_frames, load_scenarios
 from circuits.emotion.circuit_effects import (
     CircuitSet,
+    _texts,
     circuit_effects,
     circuit_sets,
     inserting,
@@ -27,9 +29,10 @@ from circuits.emotion.emotion_circuit import EmotionCircuit, SiteVectors
 from circuits.emotion.emotion_settings import CircuitSize, EffectSettings, EmotionSettings
 from circuits.emotion.result import EmotionDiscovery, EmotionEffects
 from circuits.emotion.selection import select_circuits
-from circuits.emotion.states import EmotionGroup, states
+from circuits.emotion.states import EmotionGroup, States, states
+from circuits.emotion.transfer import transfer_tests
 from interp.data.prompts import TokenPrompt
-from interp.errors import DegenerateGap, RunFolderError
+from interp.errors import DataError, DegenerateGap, RunFolderError
 from interp.model.model import Model
 
 SETTINGS = EmotionSettings(n_neutral=4, n_demonstrations=0, size=CircuitSize(neurons=8, heads=0.25))
@@ -173,6 +176,25 @@ def test_prompts_that_do_not_differ_are_refused():
         necessity(model, found, same, [])
 
 
+def test_prompts_begin_as_those_of_the_discovery(monkeypatch: pytest.MonkeyPatch):
+    model, unseen = chat_model("llama3"), load_scenarios("emotion_scenarios_test")[:2]
+    settings = EmotionSettings(styles=("chat:B",), double_bos=True)
+    found = replace(found_in("llama"), settings=settings)
+    groups, neutral = _texts(model, found, unseen, FRAMES, 1)
+    prompts = [prompt for group in groups for prompt in group.prompts]
+    seen: dict[str, list[TokenPrompt]] = {}
+
+    def kept(model: Model, groups: list[EmotionGroup], progress: object) -> States:
+        seen[groups[0].style] = [prompt for group in groups for prompt in group.prompts]
+        return states(model, groups)
+
+    monkeypatch.setattr("circuits.emotion.transfer.states", kept)
+    by_style = {"felt:A": Directions.of(states(model, groups))}
+    transfer_tests(model, by_style, FRAMES, unseen, double_bos=True)
+    assert {"felt:B", "chat:B"} <= set(seen)
+    assert {prompt.ids[:2] for prompt in (*prompts, *neutral, *seen["chat:B"])} == {(0, 0)}
+
+
 def test_effects_return_from_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # the words of real texts are all unknown to the tiny model
     monkeypatch.setattr(
@@ -196,6 +218,12 @@ def test_effects_return_from_their_folder(tmp_path: Path, monkeypatch: pytest.Mo
     other = EffectSettings(n=2, n_random=2)
     with pytest.raises(RunFolderError, match="n=3"):
         circuit_effects(model, found, unseen, FRAMES, other, tmp_path / "e")
+    drawn = {e: found.circuits["centred"][e].only("heads") for e in EMOTIONS}
+    another = replace(found, circuits={**found.circuits, "centred": drawn})
+    with pytest.raises(RunFolderError, match="with other discovery"):
+        circuit_effects(model, another, unseen, FRAMES, settings, tmp_path / "e")
+    with pytest.raises(DataError, match="1 of the scenarios were seen in discovery, e.g. "):
+        circuit_effects(model, found, (*unseen, ALL_SCENARIOS[40]), FRAMES, settings)
     words = {name: row | {"anger": "cross"} for name, row in FRAMES.words.items()}
     reworded = FRAMES.model_copy(update={"words": words})
     with pytest.raises(RunFolderError, match="with other frames"):

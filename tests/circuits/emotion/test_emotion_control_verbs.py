@@ -119,8 +119,9 @@ def test_control_shows_replies_and_caps_doses(
         "unmodulated",
         "circuit",
     }
-    assert run([*begin, "--strength", "50"]) == 2
-    assert "above 1.5 times the tuned" in capsys.readouterr().err
+    for dose in ("50", "-50"):
+        assert run([*begin, "--strength", dose]) == 2
+        assert f"the size of --strength {dose} is above 1.5 times" in capsys.readouterr().err
     assert run([*begin, "--strength", "50", "--any-dose"]) == 0
     assert run([*begin, "--condition", "singing"]) == 2
     assert "no condition 'singing'" in capsys.readouterr().err
@@ -180,6 +181,9 @@ def test_judges_learn_plain_replies_and_blind_labels_of_other_texts(
     own = ["emotion", "evaluate", *folder, "--events", tuning, "--out", str(tmp_path / "own")]
     assert run([*own, "--conditions", "steering", *DATA]) == 0
     assert seen.pop()[-1] == ()
+    own[own.index(tuning)] = "emotion_scenarios_discovery"
+    assert run([*own, "--conditions", "steering", *DATA]) == 2
+    assert "4 of the scenarios were seen in discovery" in capsys.readouterr().err
     tested = ["emotion", "test", "--model", model, *folder[:2], "--out", str(tmp_path / "t")]
     assert run([*tested, "--n", "2", "--n-random", "1", *DATA, "--json"]) == 0
     tests = last_json(capsys.readouterr().out)["tests"]

@@ -196,6 +196,20 @@ def test_another_discovery_in_the_folder_is_refused(tmp_path: Path, frames: Fram
         discover(model, SCENARIOS[:4], frames, SETTINGS, out=tmp_path / "d")
 
 
+def test_other_words_around_demonstrations_are_another_discovery(tmp_path: Path, frames: Frames):
+    model, settings = tiny("llama"), SETTINGS.model_copy(update={"n_demonstrations": 2})
+    replies = load_replies("datasets/emotion_replies.jsonl")
+    given, out = (model, SCENARIOS[:4], frames, settings), tmp_path / "d"
+    discover(*given, replies, out)
+    moved = [reply.model_copy(update={"event": f"{reply.event} Again."}) for reply in replies]
+    with pytest.raises(RunFolderError, match="with other replies"):
+        discover(*given, moved, out)
+    asked = frames.demonstrations.model_copy(update={"separator": " w3 "})
+    other = frames.model_copy(update={"demonstrations": asked})
+    with pytest.raises(RunFolderError, match="with other frames"):
+        discover(model, SCENARIOS[:4], other, settings, replies, out)
+
+
 def test_paper_settings_read_the_last_layer_after_the_norm(frames: Frames):
     model = tiny("llama")
     settings = EmotionSettings.published("felt:A").model_copy(update={"n_neutral": 2})

@@ -9,7 +9,7 @@ import torch
 from conftest import tiny
 
 from circuits.emotion.emotion_circuit import EmotionCircuit, SiteVectors, random_circuits, shifted
-from circuits.emotion.emotion_settings import CircuitDose, Doses, SteeringDose
+from circuits.emotion.emotion_settings import BUILT_IN, CircuitDose, Doses, SteeringDose
 from circuits.emotion.steering import (
     Condition,
     conditions_of,
@@ -21,9 +21,11 @@ from circuits.emotion.steering import (
     steer,
 )
 from circuits.emotion.texts import EMOTIONS
-from interp.errors import PlanError
+from interp.data.records import checked
+from interp.errors import DataError, PlanError
 from interp.interventions.plan import Add, Clamp, Plan
 
+ONE = CircuitDose(strength=1.0)
 LAYERS, HEADS, D_HEAD, NEURONS = 4, 5, 3, 40
 
 
@@ -165,6 +167,17 @@ def test_doses_that_do_not_fit_are_refused():
         steer(discovery(), SteeringDose(fraction=0.1, layers=(2, 4)))
     with pytest.raises(PlanError, match="no circuits 'best'.*centred, paper"):
         drive(discovery(), CircuitDose(strength=1.0, preset="best"))
+
+
+def test_further_circuits_have_names_of_their_own():
+    doses = Doses(steering=SteeringDose(fraction=0.05, layers=(1, 2)), circuit=ONE)
+    every = [*prompted_conditions(chat=True), *driven_conditions(discovery(), doses)]
+    assert {one.name for one in every} == {*BUILT_IN}
+    given = doses.model_dump(mode="json")
+    for name in BUILT_IN:
+        given["others"] = {name: ONE.model_dump()}
+        with pytest.raises(DataError, match=f"others.{name}.*the name of a built-in condition"):
+            checked(Doses, given, "recipe.json")
 
 
 def test_steering_may_stop_on_arrival_and_end_with_the_sentence():

@@ -48,6 +48,9 @@ def test_circuit_then_the_others_go_on_from_its_folder(
     assert run(["emotion", "locate", *begin, "--score", "paper"]) == 0
     assert "MLP influence is largest in layer" in capsys.readouterr().out
 
+    seen = ["emotion", "directions", *begin, "--events", "emotion_scenarios_discovery"]
+    assert run(seen) == 2
+    assert "8 of the scenarios were seen in discovery" in capsys.readouterr().err
     assert run(["emotion", "directions", *begin, "--n", "2", "--json"]) == 0
     tests = {row["test"]: row for row in last_json(capsys.readouterr().out)["tests"]}
     assert {"synonyms", "vignettes", "demonstrations", "replies"} <= set(tests)

@@ -1,14 +1,23 @@
 """Multi-hop and control questions of a fact, drawn from a small hand-made world."""
 
+from dataclasses import replace
+
 import pytest
 from edit_records import FACTS, records
 
 from circuits.editing import Fact
 from circuits.editing.evaluation.answers import Answer
-from circuits.editing.evaluation.card_questions import FIRST, LAST, ChainFacts, sampled
+from circuits.editing.evaluation.card_questions import (
+    FIRST,
+    LAST,
+    ChainFacts,
+    sampled,
+    why_unscored,
+)
 from circuits.editing.evaluation.control_questions import KnownQuestion, QuestionPool
 from circuits.editing.evaluation.fact_questions import EditedFact
 from circuits.editing.evaluation.formats import parse_cases
+from circuits.editing.fact import PreservedQuestion
 
 WORLD = ChainFacts.of(parse_cases(records()))
 
@@ -64,6 +73,37 @@ def test_what_an_edit_may_have_learned_from_is_left_out_and_counted():
     found, missing = WORLD.composed(learned, "citizenship")
     assert {q.about for q in found if q.kind == LAST} == {"Book06"}
     assert missing["multi-hop: about what the fact's implicit names mention"] == 1
+
+
+def test_questions_that_another_fact_or_a_preserved_question_bears_on_are_not_scored():
+    (neighbour,) = WORLD.controls(WRITER, "citizenship", 4, 0)["neighbour"]
+    (two_hop, *_) = WORLD.controls(WRITER, "citizenship", 4, 0)["control_two_hop"]
+    through = two_hop.subjects[1]
+    assert through not in two_hop.text
+    composed = {q.about: q for q in WORLD.composed(WRITER, "citizenship")[0] if q.kind == LAST}
+    other = "about the subject of another fact of the edit"
+
+    def why(question, *, facts=(), preserve=()):
+        return why_unscored(WRITER, question, [WRITER, *facts], preserve)
+
+    born = edited("[Writer00] was born in [Town02]", "Town00")  # of the same subject
+    assert why(neighbour, facts=[born]) == other and not why(neighbour)
+    assert not why(composed["Book00"], facts=[born])
+    assert why(composed["Book00"], facts=[BOOK]) == other  # whose first hop it changes
+    assert not why(composed["Book06"], facts=[BOOK])
+    assert why(two_hop, facts=[edited(f"[{through}] is from [Land03]", "Land00")]) == other
+
+    kept = "given to the edit to preserve"
+    contrast = PreservedQuestion("Where was Writer01 born?", "Writer01", "birth", related=True)
+    assert why(neighbour, preserve=[contrast]) == kept  # asked of the edited subject, too
+    assert not why(neighbour, preserve=[replace(contrast, related=False)])
+    assert why(two_hop, preserve=[PreservedQuestion(f"Who is {through}?", through)]) == kept
+    own = PreservedQuestion("How old is Writer00?", "Writer00")  # its other questions stay
+    assert not why(neighbour, preserve=[own])
+    assert (
+        why(composed["Book00"], preserve=[PreservedQuestion(composed["Book00"].text, "Book00")])
+        == kept
+    )
 
 
 def test_draws_are_of_one_kind_and_repeat():

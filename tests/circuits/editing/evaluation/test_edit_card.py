@@ -10,7 +10,7 @@ import torch
 from conftest import tiny_hf, word_tokenizer
 
 import interp
-from circuits.editing import EditCard, Fact, card, ledger
+from circuits.editing import EditCard, Fact, card, ledger, merge
 from circuits.editing.change import Change
 from circuits.editing.edit import Edit
 from circuits.editing.evaluation import card_measurement
@@ -18,6 +18,7 @@ from circuits.editing.evaluation.card_questions import FIRST, ChainFacts
 from circuits.editing.evaluation.control_questions import KnownQuestion, QuestionPool
 from circuits.editing.evaluation.fact_questions import COLUMNS
 from circuits.editing.evaluation.metric_definitions import ABILITIES, CONDITIONS
+from circuits.editing.fact import PreservedQuestion
 from interp.errors import DataError
 from interp.statistics import wilson
 
@@ -165,6 +166,33 @@ def test_a_card_asks_the_same_without_and_with_the_edit(model, edit, world):
     assert found.cost["bytes"] == 4 * (model.arch.d_model + model.arch.d_mlp)
 
 
+def test_what_else_an_edit_was_given_is_not_asked_and_counted(model, edit, world, tmp_path):
+    other = Fact("w3 {} is", "w20", "w41")  # of which the data has a question
+    kept = PreservedQuestion("w5 w21 w6", "w21")
+    plain, several, preserving = (
+        card(
+            model,
+            replace(edit, facts=facts, preserve=preserve),
+            old=["w42", "w43"][: len(facts)],
+            n=6,
+        )
+        for facts, preserve in (((FACT,), ()), ((FACT, other), ()), ((FACT,), (kept,)))
+    )
+
+    def asked(found: EditCard) -> set[str]:
+        rows = found.rows[found.rows["kind"] == "same_relation"]
+        return set(rows[rows["fact"] == 0]["text"])
+
+    assert len(asked(plain)) == 5
+    assert asked(plain) - asked(several) == {"w20 w30"}
+    assert asked(plain) - asked(preserving) == {"w21 w31"}
+    counted = "same_relation: about the subject of another fact of the edit"
+    assert several.missing[counted] == 1 and counted not in plain.missing
+    assert preserving.missing["same_relation: given to the edit to preserve"] == 1
+    stored = Edit.load(replace(edit, preserve=(kept,)).save(tmp_path / "edit"))
+    assert stored.preserve == merge([stored]).preserve == (kept,)
+
+
 def test_a_card_of_an_edit_that_is_applied_is_the_same_and_leaves_it(model, edit, world):
     plain = card(model, edit, old=["w41"], n=2)
     with edit.applied(model):
@@ -176,13 +204,11 @@ def test_a_card_of_an_edit_that_is_applied_is_the_same_and_leaves_it(model, edit
 
 def test_pairs_about_an_edited_subject_are_left_out_and_counted(model, monkeypatch):
     monkeypatch.setattr(card_measurement, "ABILITIES", ("country_capitals",))
-    one = card_measurement.EditedFact(
-        FACT, *(card_measurement.Answer(name) for name in ("w40", "w41", "France"))
-    )
-    rows, missing = card_measurement.abilities(model, [one], {"unedited": ()})
+    subject = card_measurement.Answer("France")
+    rows, missing = card_measurement.abilities(model, [subject], {"unedited": ()})
     assert len(rows) == card_measurement.N_ABILITY
     assert not rows["text"].str.contains("France").any()
-    assert missing["country_capitals: the pair mentions an edited subject"] >= 1
+    assert missing["country_capitals: the pair mentions an edited or preserved subject"] >= 1
 
 
 def test_an_edit_of_other_weights_is_refused(edit, world):

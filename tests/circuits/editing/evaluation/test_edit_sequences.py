@@ -8,7 +8,13 @@ from test_control_questions import CASES, POOL
 
 from circuits.editing.change import Change
 from circuits.editing.editor import moments_for
-from circuits.editing.evaluation import Ask, ComparisonSettings, compare_methods, generations
+from circuits.editing.evaluation import (
+    Ask,
+    ComparisonSettings,
+    compare_methods,
+    conditions,
+    generations,
+)
 from circuits.editing.evaluation.answers import normalised
 from circuits.editing.evaluation.case_selection import CONTAMINATED
 from circuits.editing.evaluation.cases import side_by_side
@@ -67,6 +73,21 @@ def test_controls_have_nothing_to_do_with_the_others_edits():
             assert not touched or i == j
     mine = pools_apart(POOL, kept[:1])[0]
     assert mine.facts == dict(POOL.facts) and mine.chains == dict(POOL.chains)
+
+
+def test_no_edit_of_a_sequence_preserves_what_another_case_is_scored_by():
+    kept = side_by_side(CASES)
+
+    def shared(sequential: bool) -> tuple[int, int]:
+        protocol = Protocol(PLAIN, POOL, sequential=sequential)
+        questions, preserved = conditions._questions(kept, protocol)
+        scored = {question.text for _, question in questions if not question.cloze}
+        texts = [one.text for own in preserved for one in own]
+        return sum(text in scored for text in texts), len(texts)
+
+    both, n = shared(sequential=True)
+    assert both == 0 < n
+    assert shared(sequential=False)[0] > 0  # each alone in its own model, where it may
 
 
 # --- what is asked -----------------------------------------------------------------------------
