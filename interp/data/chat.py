@@ -68,6 +68,10 @@ class Chat:
             ) from error
         object.__setattr__(self, "tools", tuple(tools))
 
+    def __hash__(self) -> int:
+        """Of what can be hashed; tools and arguments are compared alone."""
+        return hash((self.system, self.thinking, self.prefill, len(self.tools)))
+
     def wrap(self, prompt: "str | Messages | Conversation") -> "Conversation":
         """A prompt as a user's turn, or messages as they are, with these options.
 
