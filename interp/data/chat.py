@@ -49,8 +49,8 @@ class Chat:
     system: str | None = None
     thinking: bool | None = None
     prefill: str | None = None
-    tools: tuple[Mapping[str, Any], ...] = ()
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("system", "prefill"):
@@ -67,10 +67,6 @@ class Chat:
                 f"tools or arguments of a chat cannot be written as JSON ({first_line(error)})."
             ) from error
         object.__setattr__(self, "tools", tuple(tools))
-
-    def __hash__(self) -> int:
-        """Of what can be hashed; tools and arguments are compared alone."""
-        return hash((self.system, self.thinking, self.prefill, len(self.tools)))
 
     def wrap(self, prompt: "str | Messages | Conversation") -> "Conversation":
         """A prompt as a user's turn, or messages as they are, with these options.

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from conftest import tiny
+from edit_records import parse_cases
 
 import interp
 from circuits.editing import EvaluatedChain, Fact, implicit_subjects
@@ -19,7 +20,6 @@ from circuits.editing.evaluated_chains import (
 from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.cases import SingleEdit
 from circuits.editing.evaluation.demonstrations import SHOTS
-from circuits.editing.evaluation.formats import parse_cases
 from circuits.editing.evaluation.implicit_names import held_out, with_names
 from circuits.editing.implicit import (
     KEPT,
