@@ -37,7 +37,7 @@ from circuits.emotion.emotion_comparison import evaluate
 from circuits.emotion.judges import Judge, by_activations, by_words, fit_judge, training_replies
 from circuits.emotion.replies import plain_replies
 from interp.model.model import Model
-from interp.results.run_folder import RunFolder, identity
+from interp.results.run_folder import RunFolder, fingerprint, identity
 
 RUNS = Path("runs/emotion")
 MODELS = ("smollm2-135m", "gemma-3-270m", "qwen2.5-coder-0.5b")
@@ -53,10 +53,10 @@ def asking(style: str = "felt:B") -> ReplyPrompts:
     return ReplyPrompts(texts.frames, texts.replies, style)
 
 
-def kept(model: Model, part: str) -> AbstractContextManager[RunFolder]:
+def kept(model: Model, asked: ReplyPrompts, part: str) -> AbstractContextManager[RunFolder]:
     """Where written conditions of a part stay; it is never finished, so others can be added."""
-    at = RUNS / model.name / part
-    return RunFolder.open(at, f"emotion {part}", identity(model), unit="conditions")
+    at, named = RUNS / model.name / part, identity(model) | {"prompts": fingerprint(asked)}
+    return RunFolder.open(at, f"emotion {part}", named, unit="conditions")
 
 
 def folder(model: str, part: str) -> Path:
@@ -143,8 +143,9 @@ def main() -> None:
     chosen = slice(0, 40) if tuning else PARTS[given.part]
     events = load_scenarios(f"emotion_scenarios_{'tuning' if tuning else 'test'}")
     texts = situations(events, chosen.stop)[chosen]
-    with kept(model, given.part) as steps:
-        made = ReplyWriter(model, asking(recipe.style), texts, recipe.decoding, steps)
+    asked = asking(recipe.style)
+    with kept(model, asked, given.part) as steps:
+        made = ReplyWriter(model, asked, texts, recipe.decoding, steps)
         if tuning:
             tune(made, conditions, given.published)
         elif write(made, conditions, until) and time.monotonic() < until:

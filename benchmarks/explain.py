@@ -82,7 +82,8 @@ def run(args: argparse.Namespace) -> None:
     model = interp.load_model(args.model, device="cpu", dtype="float32")
     pairs, _ = tokenise(model, interp.load_pairs(TASKS[args.task]()))
     random.Random(0).shuffle(pairs)
-    file = args.out / f"{args.model}.{args.task}{'.alone' * args.alone}.jsonl"
+    sizes = f"{args.pairs}-pairs.{args.nodes}-nodes.{args.random}-random"
+    file = args.out / f"{args.model}.{args.task}.{sizes}{'.alone' * args.alone}.jsonl"
     args.out.mkdir(parents=True, exist_ok=True)
     lines = file.read_text("utf-8").splitlines() if file.is_file() else []
     done = {row["id"]: row for row in map(json.loads, lines)}

@@ -1,6 +1,5 @@
 """A small valid file of every kind that a user can give, and what loads it, for tests."""
 
-import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from circuits.editing.fact import load_facts, load_preserved
 from circuits.emotion import EmotionRecipe, load_frames, load_replies, load_scenarios
 from circuits.emotion.texts import load_labelled, load_verdicts, load_vignettes
 from circuits.query_value.questions import load_questions
-from circuits.recall_reasoning.cells import SPLITS, load_data
 from circuits.recall_reasoning.published import published_prompts
 from circuits.recall_reasoning.settings import load_recipe
 from circuits.recall_reasoning.sources.countries import load_facts as load_countries
@@ -111,23 +109,6 @@ def _npz(weights: Mapping[str, np.ndarray]) -> bytes:
     file = io.BytesIO()
     np.savez(file, **weights)  # pyright: ignore[reportArgumentType]
     return file.getvalue()
-
-
-def cells() -> list[Any]:
-    """What `interp recall-reasoning build` writes: a head and a row per pair."""
-    head = {
-        "source": "facts",
-        "seed": 0,
-        "candidates": {"A": ["x", "y"], "C": ["x", "y"]},
-        "rejected": [{"id": "z", "where": "facts", "reason": "too long"}],
-    }
-    rows = [
-        {"id": f"{split}-{cell}", "split": split, "cell": cell, "bridge": "Peru", "relation": "r",
-         "clean": "Peru is", "corrupt": "Chad is", "answer": "x", "wrong_answer": "y",
-         "spans": {"subject": [[0, 4], [0, 4]]}, "shortcuts": ["Peru"]}
-        for split, cell in itertools.product(SPLITS, ("A", "C"))
-    ]  # fmt: skip
-    return [head, *rows]
 
 
 def world() -> dict[str, Any]:
@@ -296,7 +277,6 @@ def kinds() -> dict[str, Kind]:
         "countries": kind("c.jsonl", first("recall_facts.jsonl", 3), load_countries),
         "published": kind("p.jsonl", first("recall_facts.jsonl", 3), published_prompts),
         "released": kind("p.json", [{"recall": "a", "reasoning": "b"}] * 3, published_prompts),
-        "cells": kind("c.jsonl", cells(), load_data),
         "world": kind("w.json", world(), World.load),
     }
 

@@ -22,7 +22,6 @@ from circuits.discovery import Circuit
 from circuits.editing.evaluation import load_cases
 from circuits.emotion import EmotionRecipe, load_frames
 from circuits.emotion.emotion_settings import SteeringDose
-from circuits.recall_reasoning.cells import load_data
 from circuits.recall_reasoning.settings import StudySettings, load_recipe
 from circuits.recall_reasoning.sources.countries import load_facts as load_countries
 from interp.data.pairs import PromptPairs
@@ -347,16 +346,6 @@ def test_an_entity_in_two_rows_cannot_come_into_two_splits(tmp_path: Path):
         DataError, match="line 3: country 'Afghanistan' was used before, in .* line 1"
     ):
         load_countries(tmp_path / "c.jsonl")
-    head, row, *others = KINDS["cells"].content
-    for odd, message in (
-        (row, "line 3: id 'selection-A' was used before, in .*, line 2"),
-        (row | {"id": "x", "cell": "E"}, "line 3: 'cell' is 'E'; it must be one of A, B"),
-        (row | {"id": "x", "split": "train"}, "line 3: 'split' is unknown: 'train'"),
-        (row | {"id": "x", "cell": "B"}, "line 1: candidates of cell B are missing"),
-    ):
-        (tmp_path / "d.jsonl").write_bytes(dumped("d.jsonl", [head, row, odd, *others]))
-        with pytest.raises(DataError, match=message):
-            load_data(tmp_path / "d.jsonl")
 
 
 @pytest.mark.parametrize(

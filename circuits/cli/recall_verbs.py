@@ -223,6 +223,8 @@ def replicate(
     from interp.data.datasets import folder
     from interp.results.run_folder import fingerprint, identity, in_one_piece
 
+    if design in ("A-ioi", "puzzles"):
+        raise PlanError(f"--design {design}: its prompts are not matched in length; name another.")
     source = published or (datasets or folder()) / "recall_facts.jsonl"
     sets = {"published": published_prompts(source)}
     model, chosen = on.load(), DESIGNS[design]

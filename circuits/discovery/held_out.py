@@ -193,8 +193,8 @@ def tested_groups(of_discovery: Sequence[str], of_test: Sequence[str]) -> list[s
 def single_samples(scores: EdgeScores, settings: StabilitySettings) -> dict[str, EdgeScores]:
     """Scores of random samples of the pairs, drawn without replacement within each."""
     rng = np.random.default_rng([settings.seed, 1])
-    n, size = scores.n_pairs, min(settings.sample_size, scores.n_pairs)
-    rows = [np.sort(rng.permutation(n)[:size]) for _ in range(settings.samples)]
+    drawn = (rng.permutation(scores.n_pairs) for _ in range(settings.samples))
+    rows = [np.sort(one[: settings.sample_size]) for one in drawn]
     return {f"{SAMPLE}{at}": subset(scores, own) for at, own in enumerate(rows, 1)}
 
 

@@ -65,11 +65,8 @@ def stability(
     rows = load_pairs(pairs).rendered(model)
     tested = None if test is None else test.rendered(model)
     refuse_sizes(chosen, Graph.of(model.arch))
-    if tested is not None and chosen.samples and chosen.sample_size >= len(rows):
-        raise PlanError(
-            f"--sample-size {chosen.sample_size}: there are {len(rows)} pairs; take smaller single "
-            "samples, or --samples 0."
-        )
+    if tested is not None:
+        _refuse_samples(chosen, len(rows))
     labels = [_labelled(some, chosen) for some in (rows, tested or rows)]
     if out is None:
         return _made(Steps(), model, rows, tested, chosen, scores, progress)
@@ -87,6 +84,15 @@ def stability(
 
             run.finish(made.save, keep, page=page_of(Stability))
     return Stability.load(out)
+
+
+def _refuse_samples(settings: StabilitySettings, n_pairs: int) -> None:
+    """Refuse (`PlanError`) single samples that would be all pairs."""
+    if settings.samples and settings.sample_size >= n_pairs:
+        raise PlanError(
+            f"--sample-size {settings.sample_size}: there are {n_pairs} usable pairs; take smaller "
+            "single samples, or --samples 0."
+        )
 
 
 def _made(
@@ -107,6 +113,8 @@ def _made(
                 model, rows, "edges", None, method, **options, out=out, progress=report
             )
         found.append(of)
+        if test is not None:
+            _refuse_samples(settings, of.n_pairs)
     groups, entities = _labels(rows, settings, found[0].values["pair"].values.tolist())
     done = resampled(found, settings, groups, entities)
     if test is None:

@@ -149,9 +149,9 @@ class QueryValue(Result):
         return self.layers_searched if self.every else range(self.scores.sizes["layer"])
 
     def by_span(self, seed: int = 0) -> pd.DataFrame:
-        """Query scores by the span their token is in, and path, with intervals over prompts.
+        """Query scores by the span their token is in, and path: means over the `n` prompts with it.
 
-        Tokens in no span count as ``first``, ``last`` or ``other``.
+        Intervals are over prompts. Tokens in no span count as ``first``, ``last`` or ``other``.
         """
         whole = self.scores["query_writer"].sum(("writer", "layer"), skipna=False)
         whole = (whole + self.scores["query_embedding"]).transpose("prompt", "path", "pos")
@@ -159,10 +159,12 @@ class QueryValue(Result):
         rows: list[dict[str, Any]] = []
         for role in dict.fromkeys(name for names in roles for name in names):
             inside = [[i for i, name in enumerate(names) if name == role] for names in roles]
-            sums = [whole.values[i][:, at].sum(-1) for i, at in enumerate(inside)]
-            found = bootstrap_mean(np.array(sums, dtype=float), seed, clusters=self.clusters)
+            sums = np.array([whole.values[i][:, at].sum(-1) for i, at in enumerate(inside)], float)
+            sums[[not at for at in inside]] = np.nan
+            found = bootstrap_mean(sums, seed, clusters=self.clusters)
+            named = {"span": role, "n": sum(map(bool, inside))}
             for path, mean, low, high in zip(whole["path"].values, *found, strict=True):
-                rows.append({"span": role, "path": path, "score": mean, "low": low, "high": high})
+                rows.append({**named, "path": path, "score": mean, "low": low, "high": high})
         return pd.DataFrame(rows)
 
     def query_neurons(self, n: int, cluster: str | None = None) -> pd.DataFrame:

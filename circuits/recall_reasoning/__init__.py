@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from circuits.recall_reasoning.bridge import bridge as bridge
     from circuits.recall_reasoning.bridge_result import BridgeStudy as BridgeStudy
     from circuits.recall_reasoning.cells import Data as Data
-    from circuits.recall_reasoning.cells import load_data as load_data
     from circuits.recall_reasoning.designs import CELLS as CELLS
     from circuits.recall_reasoning.designs import DESIGNS as DESIGNS
     from circuits.recall_reasoning.feasibility import feasibility as feasibility

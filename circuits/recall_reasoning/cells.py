@@ -8,15 +8,12 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-
-from pydantic import AfterValidator
+from typing import Any, Self
 
 from circuits.recall_reasoning.designs import CELLS
 from interp.brief import brief
 from interp.data.chat import Chat
 from interp.data.pairs import Excluded, Pair, PromptPairs
-from interp.data.records import Index, Row, Text, checked, read_jsonl, refuse_repeated
 from interp.errors import DataError, did_you_mean
 from interp.results.folder import write_text
 
@@ -80,7 +77,7 @@ class Data:
         return [self.bridge[pair.id] for pair in pairs]
 
     def save(self, path: Path) -> None:
-        """Write one row per pair as JSON lines; `load_data` reads it."""
+        """Write JSON lines: a head, then one row per pair."""
         head = {
             "source": self.source,
             "seed": self.seed,
@@ -161,46 +158,3 @@ def data_of(
         source=source,
         seed=seed,
     )
-
-
-def load_data(path: Path) -> Data:
-    """Read what `Data.save` wrote; `DataError` where the file is missing or of another form."""
-    lines = read_jsonl(path, "cells")
-    if not lines:
-        raise DataError(f"{path} is empty; write one with `interp recall-reasoning build`.")
-    (first, start), *rows = lines
-    head = checked(_Head, start, f"{path}, line {first}")
-    places = [f"{path}, line {number}" for number, _ in rows]
-    found = [checked(_CellRow, row, at) for (_, row), at in zip(rows, places, strict=True)]
-    refuse_repeated((at, row.id) for at, row in zip(places, found, strict=True))
-    for row in found:
-        if row.cell not in head.candidates:
-            raise DataError(f"{path}, line {first}: candidates of cell {row.cell} are missing.")
-    records = [record for _, record in rows]
-    read = data_of(records, head.candidates, tuple(head.rejected), head.source, head.seed)
-    return replace(read, chat=head.chat)
-
-
-def _is_cell(name: str) -> str:
-    if name not in CELLS:
-        raise ValueError(f"it must be one of {', '.join(CELLS)}")
-    return name
-
-
-class _Head(Row):
-    source: str
-    seed: Index
-    candidates: dict[str, tuple[Text, ...]]
-    rejected: list[Excluded]
-    chat: Chat | None = None
-
-
-class _CellRow(Row):
-    """What `data_of` reads; the rest of a row is that of a prompt pair."""
-
-    id: Text
-    split: Literal["selection", "validation", "test"]
-    cell: Annotated[str, AfterValidator(_is_cell)]
-    bridge: Text
-    relation: str = ""
-    shortcuts: list[Text] = []

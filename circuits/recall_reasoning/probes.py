@@ -15,7 +15,7 @@ from interp.interventions.recording import activations
 from interp.interventions.run import sweep_plans
 from interp.model.graph import Graph
 from interp.model.model import Model
-from interp.statistics import bootstrap_mean
+from interp.statistics import bootstrap_mean, bootstrap_ratio
 
 
 def knock_out(
@@ -30,8 +30,8 @@ def knock_out(
 
     Nor can the answer's own tokens, from which its others are predicted.
 
-    `window` consecutive layers are blocked, centred on each layer. A row per layer: relative change
-    of p(answer), with its interval over pairs or clusters (the entity of each pair).
+    `window` consecutive layers are blocked, centred on each layer. A row per layer: mean change of
+    p(answer) over its mean, with an interval over pairs or clusters (the entity of each pair).
 
     Source: Geva et al., arXiv 2304.14767, section 4.
     """
@@ -42,8 +42,8 @@ def knock_out(
         blocked = tuple(i for i in range(first, first + window) if i in layers)
         plans[str(layer)] = KnockOut(queries="generating", keys=span, layers=blocked)
     p = sweep_plans(model, rows, plans, metric="prob").values
-    change = (p[:, 1:] - p[:, :1]) / p[:, :1].mean()
-    found = bootstrap_mean(change, seed, clusters=clusters)._asdict()
+    change = p[:, 1:] - p[:, :1]
+    found = bootstrap_ratio(change, p[:, 0], seed, clusters=clusters)._asdict()
     table = pd.DataFrame({"layer": list(layers), **found, "n": len(rows)})
     return table.rename(columns={"value": "change"})
 
@@ -81,14 +81,19 @@ def back_patching(
 
 
 def memory_heads(
-    model: Model, conflict: PromptPairs, stored: Mapping[str, str], seed: int = 0
+    model: Model,
+    conflict: PromptPairs,
+    stored: Mapping[str, str],
+    clusters: Mapping[str, str] | None = None,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Heads that promote the stored answer and heads that promote the stated one.
 
     The prompts state another answer (cell C-conflict) than `stored`, by id of the pair. A row per
     head: its direct effect on logit(stored) - logit(stated), in logits, mean over pairs with its
-    interval; memory heads are positive, in-context heads negative. A direct effect is along one
-    direction, so pairs with an answer of several tokens are left out; `DataError` where all are.
+    interval over pairs, or over `clusters` (the entity by id of the pair, such as `Data.bridge`);
+    memory heads are positive, in-context heads negative. A direct effect is along one direction, so
+    pairs with an answer of several tokens are left out; `DataError` where all are.
 
     Source: Yu, Merullo & Pavlick, arXiv 2310.15910, section 4.
     """
@@ -101,7 +106,8 @@ def memory_heads(
     effects = direct_logit_attribution(model, rows).nodes.double().cpu().numpy()
     sources = Graph.of(model.arch).sources
     heads = {i: name for i, name in enumerate(sources) if name.startswith("a")}
-    found = bootstrap_mean(effects[:, list(heads)], seed)._asdict()
+    of = None if clusters is None else [clusters[row.pair.id] for row in rows]
+    found = bootstrap_mean(effects[:, list(heads)], seed, clusters=of)._asdict()
     table = pd.DataFrame({"head": list(heads.values()), **found, "n": len(rows)})
     table = table.rename(columns={"value": "effect"})
     return table.sort_values("effect", ascending=False, ignore_index=True)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny
-from stability_examples import template_pairs
+from stability_examples import template_pairs, template_rows
 from test_discovery import SMALL, scores_of
 
 import circuits
+import interp
 from circuits.discovery import (
     Evaluator,
     Stability,
@@ -259,7 +260,7 @@ def test_what_does_not_fit_is_refused():
     for change, told in (
         ({"edges": 262}, "--edges 262: there are 262 edges"),
         ({"nodes": 16}, "--nodes 16: there are 16 nodes"),
-        ({"sample_size": 16}, "--sample-size 16: there are 16 pairs"),
+        ({"sample_size": 16}, "--sample-size 16: there are 16 usable pairs"),
         ({"threshold": 0.0}, "--threshold 0 is not an inclusion"),
         ({"over": ("groups",), "by": None}, "inclusion --over groups needs --by"),
         ({"over": ("methods",), "methods": ("eap",)}, "needs two --methods or more"),
@@ -270,6 +271,13 @@ def test_what_does_not_fit_is_refused():
         with pytest.raises(PlanError, match=told):
             settings = SETTINGS.model_copy(update=change)
             circuits.stability(model, pairs, settings, test=pairs, progress=False)
+    rows = template_rows(20)
+    for row in rows[::5]:  # answered alike, so no model can tell them apart
+        row["wrong_answer"] = row["answer"]
+    some = interp.load_pairs(rows)
+    with pytest.raises(PlanError, match="--sample-size 16: there are 16 usable pairs"):
+        settings = SETTINGS.model_copy(update={"sample_size": 16})
+        circuits.stability(model, some, settings, test=pairs, progress=False)
     for change, told in (
         ({"by": "templates"}, "no column 'templates' to group by. Did you mean 'template'"),
         ({"entities": "subjct"}, "no span 'subjct'. Did you mean 'subject'"),

@@ -531,9 +531,11 @@ def test_layers_that_were_not_scored_are_not_chosen(layers: list[int], query, va
 def test_spans_hold_all_of_the_query_scores(result: QueryValue):
     spans = result.by_span()
     assert set(spans["span"]) == {"subject", "first", "other", "last"}
-    direct = spans[spans["path"] == "direct"]
-    value = result.values[result.values["sublayer"] == "ffn"]["score"].sum() / 4
-    assert float(direct["score"].sum()) == pytest.approx(value, rel=1e-4)
+    direct = spans[spans["path"] == "direct"].set_index("span")
+    # one prompt has no token but the first, the subject and the last
+    assert direct["n"].to_dict() == {"first": 4, "subject": 4, "other": 3, "last": 4}
+    value = result.values[result.values["sublayer"] == "ffn"]["score"].sum()
+    assert float((direct["score"] * direct["n"]).sum()) == pytest.approx(value, rel=1e-4)
     assert (spans["low"] <= spans["score"]).all() and (spans["score"] <= spans["high"]).all()
 
 

@@ -62,6 +62,13 @@ def test_unknown_design_is_the_users_mistake(folder, tmp_path, capsys):
     assert "give --model" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("design", ["A-ioi", "puzzles"])
+def test_prompts_of_other_lengths_are_not_called_matched(design, folder, tmp_path, capsys):
+    command = ["recall-reasoning", "replicate", "--model", folder, "--design", design]
+    assert run([*command, "--out", str(tmp_path / "x")]) == 2
+    assert f"--design {design}: its prompts are not matched in length" in capsys.readouterr().err
+
+
 def test_recipes_name_the_format_of_their_model():
     for recipe in map(load_recipe, RECIPES):
         assert recipe.dtype == ("bfloat16" if "/" in recipe.model else "float32")

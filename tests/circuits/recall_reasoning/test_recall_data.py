@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter, defaultdict
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import transformers
@@ -12,12 +12,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import interp
-from circuits.recall_reasoning.cells import SPLITS, Data, load_data
+from circuits.recall_reasoning.cells import SPLITS, Data
 from circuits.recall_reasoning.designs import CELLS, DESIGNS
 from circuits.recall_reasoning.sources import ioi_cell, puzzle_cells
 from circuits.recall_reasoning.sources.countries import FRAMES, fact_cells, load_facts
 from circuits.recall_reasoning.sources.organism import RELATIONS, World, organism_cells
 from circuits.recall_reasoning.sources.quadruples import quadruple_cells
+from interp.data.chat import Chat
 from interp.data.pairs import tokenise
 from interp.errors import DataError
 
@@ -142,14 +143,15 @@ def test_too_few_countries_are_refused_with_what_was_rejected(speller):
         quadruple_cells(speller, some, n=20)
 
 
-def test_saved_cells_read_back(speller, tmp_path):
-    data = fact_cells(speller, load_facts(FACTS), n=6)
+def test_saved_cells_have_a_row_per_pair(speller, tmp_path):
+    data = replace(fact_cells(speller, load_facts(FACTS), n=6), chat=Chat(system="Be brief."))
     data.save(tmp_path / "cells.jsonl")
-    again = load_data(tmp_path / "cells.jsonl")
-    assert again.records() == data.records()
-    assert (again.candidates, again.rejected) == (data.candidates, data.rejected)
-    with pytest.raises(DataError, match="line 1: 'source' is missing"):
-        load_data(FACTS)
+    lines = (tmp_path / "cells.jsonl").read_text("utf-8").splitlines()
+    head, *rows = map(json.loads, lines)
+    assert rows == json.loads(json.dumps(data.records()))
+    assert head["candidates"] == {cell: list(own) for cell, own in data.candidates.items()}
+    assert head["rejected"] == [vars(row) for row in data.rejected]
+    assert (head["seed"], head["chat"]["system"]) == (0, "Be brief.")
 
 
 # --- the organism's world ----------------------------------------------------------------------

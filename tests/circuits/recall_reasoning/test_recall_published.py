@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, tiny
+from conftest import ROOT, tiny, word_pairs
 from planted_recall import planted, planted_data
 
 from circuits.recall_reasoning.probes import back_patching, knock_out, memory_heads
@@ -23,8 +23,11 @@ from circuits.recall_reasoning.published import (
     published_prompts,
     replicate,
 )
-from interp.data.pairs import PromptPairs
+from interp.data.pairs import PromptPairs, tokenise
 from interp.errors import PlanError
+from interp.interventions.plan import KnockOut
+from interp.interventions.run import sweep_plans
+from interp.statistics import bootstrap_mean, bootstrap_ratio
 
 
 def test_cohens_d_by_hand():
@@ -120,12 +123,29 @@ def test_knock_out_of_the_land_removes_recall_in_the_planted_layer():
     assert abs(table["change"][0]) < 0.05 and abs(table["change"][2]) < 0.05
 
 
+def test_a_change_is_a_ratio_of_means():
+    model, pairs = tiny("llama"), word_pairs()
+    table = knock_out(model, pairs, window=1, span="s")
+    plans = {"none": (), "cut": KnockOut(queries="generating", keys="s", layers=(1,))}
+    p = sweep_plans(model, tokenise(model, pairs)[0], plans, metric="prob").values
+    for how, same in ((bootstrap_ratio(p[:, 1] - p[:, 0], p[:, 0]), True),
+                      (bootstrap_mean((p[:, 1] - p[:, 0]) / p[:, 0].mean()), False)):  # fmt: skip
+        low = float(how.low) == pytest.approx(table["low"][1])
+        assert float(how.value) == pytest.approx(table["change"][1]) and low == same
+
+
 def test_memory_and_in_context_heads_are_told_apart():
     model, data = planted(), planted_data()
     stored = {pair.id: f"v{(int(pair.answer[1:]) + 1) % 18}" for pair in data.of("test", "C")}
     table = memory_heads(model, data.of("test", "C")[:8], stored)
     assert table["head"].iloc[-1] == "a0.h2"  # copies the stated value
     assert table["effect"].iloc[-1] < -1
+    lands = {pair_id: f"land {i // 4}" for i, pair_id in enumerate(stored)}
+    both = [
+        memory_heads(model, data.of("test", "C")[:8], stored, clusters).set_index("head")
+        for clusters in (lands, dict.fromkeys(lands, "one land"))
+    ]
+    assert both[0]["low"]["a0.h2"] != table["low"].iloc[-1] and np.isinf(both[1]["low"]).all()
 
 
 def test_back_patching_into_the_same_state_changes_nothing():
