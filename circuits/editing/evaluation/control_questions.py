@@ -135,7 +135,7 @@ def preservation_set(
     scored: Mapping[ControlKind, Sequence[KnownQuestion]],
     k: int = 16,
     seed: int = 0,
-    others: Iterable[str] = (),
+    besides: Iterable[str] = (),
 ) -> dict[PreservedKind, tuple[KnownQuestion, ...]]:
     """Draw up to `k` questions of each kind that an editor may be given to leave as they are.
 
@@ -143,7 +143,7 @@ def preservation_set(
     (`scored`): where Paris is the old object, "Paris is the capital of which country?" asks for
     what is to be forgotten. And the relations of which the edited subject is asked there are none
     of ``related``, for an editor asks these of the edited subject
-    (`circuits.editing.fact_prompts.contrasts`). `others` names further entities.
+    (`circuits.editing.fact_prompts.contrasts`). `besides` names further entities.
 
     Returns:
         ``same_relation``: single facts of the edited relation. ``related``: of relations that are
@@ -154,7 +154,7 @@ def preservation_set(
     Source: after the preserved keys K0 of MEMIT (arXiv 2210.07229, equation 8).
     """
     taken = {entity for questions in scored.values() for q in questions for entity in q.entities}
-    taken |= set(map(normalised, (*case.subjects, *case.new_subjects, *others)))
+    taken |= set(map(normalised, (*case.subjects, *case.new_subjects, *besides)))
     asked = {r for question in scored.get("neighbour", ()) for r in question.relations}
     near, (own, others, composed) = pool.related(case) - asked, pool.parts(case)
     candidates: dict[PreservedKind, list[KnownQuestion]] = {
