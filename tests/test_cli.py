@@ -243,6 +243,11 @@ def test_a_bad_command_line_exits_2(arguments: list[str], capsys: pytest.Capture
     assert err.strip()
 
 
+def test_bytes_that_are_no_text_are_refused(llama: str, capsys: pytest.CaptureFixture):
+    line = refused(capsys, "lens", "--model", llama, "--prompt", "w1 \udcff")
+    assert "'w1 \\udcff' is not a text" in line
+
+
 @pytest.mark.parametrize(
     ("error", "code", "says"),
     [

@@ -1,5 +1,6 @@
 """Two patching runs compared: paired where the prompts are the same, by themselves where not."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,22 @@ def test_the_same_pairs_are_compared_pair_by_pair(runs):
     assert found["high"].to_numpy() == pytest.approx(high)
     assert found["first"].to_numpy() == pytest.approx(shifts[0].mean(0))
     assert (a.compare(a)["difference"] == 0).all() and (a.compare(a)["high"] == 0).all()
+
+
+def test_other_questions_about_the_same_prompts_are_named(runs):
+    rows = [asdict(pair) | {"answer": "w50"} for pair in word_pairs()]
+    other = interp.patch(tiny("llama"), rows, site="z", over=("layer",))
+    found, unpatched = runs[0].compare(other).attrs, [float(one.clean.mean()) for one in runs]
+    assert found["paired"] is True
+    assert [*found["differ"]] == ["mean clean logit_diff", "mean corrupt logit_diff"]
+    two = found["differ"]["mean clean logit_diff"]
+    assert two == pytest.approx([unpatched[0], float(other.clean.mean())])
+    first = [asdict(pair) | {"answer": "w50 w51"} for pair in word_pairs()]
+    a, b = (
+        interp.patch(tiny("llama"), first, site="z", over=("layer",), answers=one)
+        for one in ("whole", "first")
+    )
+    assert [*a.compare(b).attrs["differ"]] == ["answers"]
 
 
 def test_other_pairs_are_resampled_by_themselves(runs, smollm):

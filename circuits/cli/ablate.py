@@ -94,7 +94,11 @@ def ablate(
 ) -> Record:
     """Ablate components and show what is lost, against matched random sets."""
     import interp
+    from interp.errors import PlanError
     from interp.model.components import refuse_unreadable
+
+    if reference is not None and kind != "mean":
+        raise PlanError(f"--reference is of --kind mean, not {kind}; leave one of them out.")
 
     rows = in_chat.rows(interp.load_pairs(pairs))
     given = _components(components, components_file)

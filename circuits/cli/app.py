@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -130,6 +131,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     from interp.errors import InterpError, shown
 
+    warnings.formatwarning = lambda said, *_: f"warning: {said}\n"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         return typer.main.get_command(app).main(arguments, "interp", standalone_mode=False) or 0

@@ -1,6 +1,5 @@
 """`interp patch`: one sweep from the command line, into a run folder."""
 
-import warnings
 from typing import Annotated, Any
 
 import typer
@@ -72,7 +71,6 @@ def patch(
 ) -> Record:
     """Patch a site at every cell of a sweep and show where the effect is."""
     import interp
-    from interp.errors import InterpWarning
     from interp.patching.sweep import check_axes
 
     rows = in_chat.rows(interp.load_pairs(pairs)[:limit])
@@ -82,8 +80,7 @@ def patch(
     check_axes(parse_site(site)[0], over.split(","), at)
     model = on.load()
     options |= {"out": into.out, "seed": seed, "force": into.force}
-    with bar(f"patching {site}", "pairs") as report, warnings.catch_warnings():
-        warnings.simplefilter("ignore", InterpWarning)  # printed below, with the result
+    with bar(f"patching {site}", "pairs") as report:
         result = interp.patch(model, rows, **options, progress=report)
     yield lambda: {"run": into.run, **result.summary(seed), "seed": seed}
     stdout.print(
@@ -92,8 +89,6 @@ def patch(
         f"{result.seconds:.2f} s\n{result.metric}: {float(result.clean.mean()):.3f} clean, "
         f"{float(result.corrupt.mean()):.3f} corrupt"
     )
-    for text in result.warnings:
-        stdout.print(f"[yellow]{escape(text)}[/yellow]")
     print_table(result.top(10, seed), "strongest cells (effect on the metric, 95 % interval)")
     if result.by_token:
         _print_carriers(result, seed)

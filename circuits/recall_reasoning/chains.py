@@ -159,16 +159,12 @@ def continued(
     rows = [TokenPrompt(tuple(ids)) for ids in prefixes]
     sampling: Any = {"do_sample": True, "temperature": temperature} if temperature else {}
     found: dict[int, Chain] = {}
-
-    def over(ids: Tokens) -> bool:
-        return until(decoded(model, ids))
-
     longest = max((len(row.ids) for row in rows), default=0)
     with seeded(seed):
         for group in batches(model, rows, max(default_budget(model), AT_ONCE * longest)):
             part = [rows[i] for i in group]
-            cache = PrefixCache.sharing(model, part, [common_prefix(part)] * len(part), room=n)
-            new = decode(model, cache, (), n, until=over, **sampling)
+            kv = PrefixCache.sharing(model, part, [common_prefix(part)] * len(part), room=n)
+            new = decode(model, kv, (), n, until=lambda ids: until(decoded(model, ids)), **sampling)
             for i, ids in zip(group, new, strict=True):
                 found[i] = Chain(rows[i].ids, ids, decoded(model, ids))
     return [found[i] for i in range(len(rows))]

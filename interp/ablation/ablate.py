@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -39,7 +38,7 @@ from interp.data.pairs import (
 )
 from interp.data.prompts import Prompts, TokenPrompt, as_prompts, prompts_of
 from interp.data.token_batch import TokenBatch, laid_out
-from interp.errors import DataError, InterpWarning, PlanError
+from interp.errors import DataError, PlanError
 from interp.forward.continuations import readable
 from interp.metrics import AnyMetric
 from interp.model.components import (
@@ -169,16 +168,14 @@ def ablate(
         )
 
     if out is None:
-        result = measured(Steps())
-        for text in result.warnings:
-            warnings.warn(text, InterpWarning, stacklevel=2)
-        return result
+        return measured(Steps()).warned()
     names = [metric.identity for metric in wanted.values()]
     options = {"kind": how, "readouts": names, "n_random": n_random, "match_norms": match_norms}
     options |= {"answers": answers, "candidates": candidates, "seed": seed}
     options |= {"neutral": neutral and fingerprint(neutral)}
     members = [[name, *map(str, one.components), *one.among] for name, one in chosen.items()]
-    given = (members, [prompt.ids for prompt in averaged], _clusters(data, cluster_by))
+    means = [(prompt.ids, prompt.spans) for prompt in averaged]
+    given = (members, means, _clusters(data, cluster_by))
     options |= zip(("sets", "reference", "clusters"), map(fingerprint, given), strict=True)
     options |= names_of(data) | identity(model)
     with RunFolder.open(out, "ablate", options, unit="runs", force=force) as run:
@@ -186,7 +183,7 @@ def ablate(
             result = measured(run)
             note = {"seed": seed, "weights": model.weights_hash}
             run.finish(lambda at: result.save(at, note))
-    return AblationResult.load(out)
+    return AblationResult.load(out).warned()
 
 
 def _prompts(model: Model, reference: Prompts) -> list[TokenPrompt]:

@@ -215,10 +215,11 @@ def attribute_to(
     options |= {"metric": as_metric(metric).identity, "seed": seed}
     options |= names_of(pairs) | identity(model)
     with RunFolder.open(out, "attribute", options, unit="pairs", force=force) as run:
-        if not run.finished:
+        made = not run.finished
+        if made:
             scores = measured(run)
             run.finish(lambda at: scores.save(at, {"seed": seed, "weights": model.weights_hash}))
-    return Scores.load(out)
+    return Scores.load(out) if made else Scores.load(out).warned()
 
 
 def refuse_mismatch(of: str, over: str | None, method: str) -> None:

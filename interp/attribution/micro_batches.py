@@ -2,7 +2,6 @@
 
 import contextlib
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from interp.brief import brief
 from interp.data.answers import described
 from interp.data.pairs import AnswerMode, PromptPairs, TokenPair, load_pairs, unpaired
 from interp.data.prompts import mixed_positions
-from interp.errors import InterpWarning, PlanError
+from interp.errors import PlanError
 from interp.metrics import AnyMetric, as_metric, refuse_no_gap
 from interp.model.graph import Graph
 from interp.model.model import Model
@@ -95,9 +94,7 @@ class AttributionRun:
             answers=described((pair.answers for pair in kept), self.answers),
             mixed=mixed if "pos" in values.dims else "",
         )
-        for text in found.warnings:
-            warnings.warn(text, InterpWarning, stacklevel=3)
-        return found
+        return found.warned(3)
 
     def _part(
         self, rows: Callable[[Contrast], Rows], pairs: Sequence[TokenPair]

@@ -218,12 +218,13 @@ class SteeringVector(Result):
             method=method,
             n_pairs=0,
             origin=None,
+            norms=None,
             ordered=None,
         )
 
     def __sub__(self, other: "SteeringVector") -> Self:
         """The difference of two vectors of the same layers, without an origin."""
-        return self + -other
+        return replace(self + -other, method=f"{self.method} - {other.method}")
 
     # --- files and pages -----------------------------------------------------------------------
 

@@ -49,7 +49,7 @@ def validate(model: Model, tolerance: float | None = None) -> list[Check]:
 
     `tolerance` is the largest relative difference allowed; by default that of `rounding`.
     """
-    allowed = tolerance or rounding(model)
+    allowed = rounding(model) if tolerance is None else tolerance
     checks: Sequence[tuple[str, Callable[[Model, float], str]]] = (
         ("every site fulfils its identities", _check_sites),
         ("the packed forward equals the model's own forward under plain hooks", _check_packed),

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.errors import PlanError
+from interp.errors import DataError, PlanError
 from interp.model.architecture import Architecture, BlockParts, ExpertLayout, ModulePoint
 from interp.model.rendered import Rendered
 from interp.model.sites import EXPERT_SITES, PATTERN, Site, parse_site
@@ -131,6 +131,10 @@ class Model:
         return self._encoded(text, return_offsets_mapping=True)["offset_mapping"]
 
     def _encoded(self, text: str, **options: Any) -> Any:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{ascii(text)[:60]} is not a text: give one in UTF-8.") from None
         special = not isinstance(text, Rendered)
         return self.tokenizer(text, add_special_tokens=special, **options)
 
@@ -286,8 +290,13 @@ class Model:
 
     def config_hash(self) -> str:
         """Hash of what the config says beside the weights: rotary base, windows, soft-caps, …."""
-        said = json.dumps(_lasting(self.hf.config.to_dict()), sort_keys=True, default=str)
-        return _hash([("config", said)])
+        known = json.dumps(self.hf.config.to_dict(), default=str)
+
+        def lasting(part: dict[str, Any]) -> dict[str, Any]:
+            return {name: value for name, value in part.items() if name not in PASSING}
+
+        parts = json.loads(known, object_hook=lasting)
+        return _hash([("config", json.dumps(parts, sort_keys=True))])
 
     def tokenizer_hash(self) -> str:
         """Hash of all that turns texts and chats into tokens, as it is now."""
@@ -332,13 +341,6 @@ class Model:
                 f"{self.name} has no attention modules whose function interp could choose."
             )
         return list(found.values())
-
-
-def _lasting(config: Any) -> Any:
-    """A config, and those inside it, without what changes no logits."""
-    if not isinstance(config, dict):
-        return config
-    return {str(name): _lasting(part) for name, part in config.items() if name not in PASSING}
 
 
 def _cast(value: Any, own: torch.dtype, dtype: torch.dtype) -> Any:

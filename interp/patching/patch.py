@@ -1,7 +1,6 @@
 """Activation patching: replace one activation by its value in the other prompt, read a metric."""
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -21,7 +20,6 @@ from interp.data.pairs import (
     tokenise,
     unpaired,
 )
-from interp.errors import InterpWarning
 from interp.metrics import AnyMetric, refuse_no_gap
 from interp.model.model import Model
 from interp.model.sites import UNITS
@@ -104,10 +102,7 @@ def patch(
     sweep = Sweep.of(model, site, over, metric, direction, at, layers, neurons)
     loaded = load_pairs(pairs).rendered(model)
     if out is None:
-        result = _measured(model, sweep, loaded, answers, tokens_at_once, progress)
-        for text in result.warnings:
-            warnings.warn(text, InterpWarning, stacklevel=2)
-        return result
+        return _measured(model, sweep, loaded, answers, tokens_at_once, progress).warned()
     named = {"site": site, "over": ",".join(sweep.over), "metric": sweep.metric.identity}
     named |= {"direction": direction, "at": at, "layers": layers, "neurons": neurons, "seed": seed}
     named |= {"answers": answers} | names_of(loaded) | identity(model)
@@ -116,7 +111,7 @@ def patch(
             made = _measured(model, sweep, loaded, answers, tokens_at_once, progress, run)
             note = {"seed": seed, "weights": model.weights_hash}
             run.finish(lambda at: made.save(at, note))
-    return PatchResult.load(out)
+    return PatchResult.load(out).warned()
 
 
 def _measured(

@@ -124,7 +124,8 @@ class PatchResult(Result):
             the other, in the metric's unit), ``difference`` (second - first), ``low`` and ``high``;
             NaN where one run has no such cell. ``frame.attrs["paired"]`` says whether both runs
             measure the same prompts, which are then resampled together, and
-            ``frame.attrs["differ"]`` in what else they differ: model, site, at or source -> both.
+            ``frame.attrs["differ"]`` in what else they differ: model, answers, site, at or source
+            -> both; of the same prompts, model and answers also the unpatched means, if others.
 
         Raises:
             PlanError: axes, metric or direction differ.
@@ -139,7 +140,8 @@ class PatchResult(Result):
         paired = sorted(self._prompts) == sorted(other._prompts)
         if paired:
             places = {prompt: i for i, prompt in enumerate(other._prompts)}
-            theirs = theirs[[places[prompt] for prompt in self._prompts]]
+            order = [places[prompt] for prompt in self._prompts]
+            theirs = theirs[order]
         a, b = (one.drop_vars("pair", errors="ignore") for one in (mine, theirs))
         a, b = xr.align(a, b, join="outer", exclude=["pair"])
         estimate = bootstrap_difference(a.values, b.values, paired, seed)
@@ -147,9 +149,14 @@ class PatchResult(Result):
         for name, values in (("first", a), ("second", b)):
             frame[name] = values.mean("pair").values.ravel()
         frame = frame.rename(columns={"mean": "difference"})
-        names = ("model", "site", "at", "source")
+        names = ("model", "answers", "site", "at", "source")
         both = {name: [getattr(self, name), getattr(other, name)] for name in names}
         differ = {name: two for name, two in both.items() if two[0] != two[1]}
+        if paired and not {"model", "answers"} & {*differ}:  # then other answers or corrupt prompts
+            for name in ("clean", "corrupt"):
+                one, two = getattr(self, name).values, getattr(other, name).values[order]
+                if not np.allclose(one, two, rtol=1e-2, atol=1e-2):
+                    differ[f"mean {name} {self.metric}"] = [float(x.mean()) for x in (one, two)]
         frame.attrs |= {"paired": paired, "differ": differ}
         return frame.reindex(columns=[*self.over, "first", "second", "difference", "low", "high"])
 

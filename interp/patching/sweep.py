@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from interp.brief import brief
 from interp.data.pairs import TokenPair
-from interp.errors import DataError, PlanError
+from interp.errors import DataError, PlanError, shown
 from interp.metrics import AnyMetric, Metric, as_metric
 from interp.model.model import Model
 from interp.model.sites import AXES, AXES_OF, UNITS, Site, sites_along
@@ -57,10 +57,11 @@ class Sweep:
         check_axes(where, axes, at)
         if direction not in ("denoise", "noise"):
             raise PlanError(f"unknown direction {direction!r}; choose 'denoise' or 'noise'.")
-        if layers is not None:
-            model.check_layers(layers, where)
-        chosen = [layer] if layer is not None else layers
-        chosen = tuple(model.layers_with(where) if chosen is None else chosen)
+        own = model.layers_with(where) if layer is None else (layer,)
+        chosen = own if layers is None else tuple(layers)
+        model.check_layers(chosen, where)
+        if not chosen or (layer is not None and {*chosen} != {layer}):
+            raise PlanError(f"layers={shown([*chosen])} do not fit site {site!r}; leave them out.")
         units = _unit_axis(model, where, axes, chosen, neurons)
         return cls(where, axes, as_metric(metric), direction, at, chosen, *units)
 
@@ -137,6 +138,8 @@ def _unit_axis(
 ) -> tuple[tuple[tuple[int, ...], ...] | None, tuple[Any, ...]]:
     """Which features each unit coordinate covers, and its label."""
     axis = next((axis for axis in axes if axis in UNITS), None)
+    if axis != "neuron" and neurons != 1:
+        raise PlanError(f"neurons={shown(neurons)} without a neuron axis; add it, or leave it out.")
     if axis is None:
         return None, ("all",)
     n = model.n_along(axis, site, layers)
@@ -153,8 +156,11 @@ def _unit_axis(
     if wrong or not all(groups):
         raise PlanError(f"neuron {wrong[0] if wrong else '(none)'}: this model has 0 to {n - 1}.")
     first = [g[0] for g in groups]
-    labels = first if all(len(g) == 1 for g in groups) else [f"{g[0]}-{g[-1]}" for g in groups]
-    return groups, tuple(labels)
+    named = [
+        f"{g[0]}-{g[-1]}" if g == (*range(g[0], g[-1] + 1),) else ",".join(map(str, g))
+        for g in groups
+    ]
+    return groups, tuple(first if all(len(g) == 1 for g in groups) else named)
 
 
 def _require_span(pairs: Sequence[TokenPair], place: str) -> None:

@@ -100,7 +100,7 @@ def write(
                 table.to_parquet(file, index=False)
         if arrays:
             with replacing(beside / ARRAYS_FILE) as file:
-                save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, file)
+                save_file({k: np.asarray(v, order="C") for k, v in arrays.items()}, file)
         seal(beside, manifest)
     return path
 

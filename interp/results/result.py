@@ -1,12 +1,13 @@
 """`Result`: the base of everything that a run folder holds. Its fields say how it is stored."""
 
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, get_type_hints
 
-from interp.errors import RunFolderError, shown
+from interp.errors import InterpWarning, RunFolderError, shown
 from interp.results import folder, storage
 
 if TYPE_CHECKING:
@@ -67,6 +68,12 @@ class Result:
     def report(self) -> "Report":
         """Its page: text, tables, figures, what was left out, and how to make it again."""
         raise NotImplementedError(f"{type(self).__name__} has no page")
+
+    def warned(self, depth: int = 2) -> Self:
+        """The same, once `warnings` are given at the line so many calls above."""
+        for text in getattr(self, "warnings", ()):
+            warnings.warn(text, InterpWarning, stacklevel=depth + 1)
+        return self
 
     def _repr_html_(self) -> str:
         return self.report().fragment()

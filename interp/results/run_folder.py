@@ -144,11 +144,8 @@ class Steps:
         """Say how much of the run is there, in its unit."""
 
 
-def _save(made: Any, path: Path) -> None:
-    if isinstance(made, Result):
-        made.save(path)
-    else:
-        storage.store(made, path, "step")
+def _save(made: Any, path: Path) -> Path:
+    return made.save(path) if isinstance(made, Result) else storage.store(made, path, "step")
 
 
 def _load(kind: Any, path: Path) -> Any:
@@ -333,9 +330,8 @@ class RunFolder(Steps):
 
     def _explain(self, error: BaseException) -> None:
         if isinstance(error, KeyboardInterrupt) and not self.finished and self._stored():
-            there = "what is finished is saved"
-            if self._count:
-                there = f"{self._count[0]} of {self._count[1]} {self.unit} are saved"
+            n = self._count
+            there = f"{n[0]} of {n[1]} {self.unit} are saved" if n else "what is finished is saved"
             error.add_note(f"{there} in {self.work}; run the same command again to go on.")
 
     def _exit(self) -> None:

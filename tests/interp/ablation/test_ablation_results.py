@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import interp
 from interp.ablation.controls import matched_sets, write_norms
 from interp.ablation.readouts import WINDOW, windows
 from interp.data.pairs import tokenise
-from interp.data.prompts import prompts_of
+from interp.data.prompts import TokenPrompt, prompts_of
 from interp.errors import DataError, InterpError, PlanError, RunFolderError, StatisticsError
 from interp.forward.hooks import hooked
 from interp.model.components import (
@@ -234,6 +235,14 @@ def test_a_stopped_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for says, other in others.items():
         with pytest.raises(RunFolderError, match=re.escape(f"holds an ablate run with {says}")):
             full(out=out, **other)
+
+
+def test_a_mean_of_prompts_with_other_spans_is_another_run(tmp_path: Path):
+    options = {"kind": "mean", "n_random": 0, "out": tmp_path / "run"}
+    for at in (0, 1):
+        reference = [TokenPrompt((3, 4, 5, 6), {"s": (at,)})]
+        with pytest.raises(RunFolderError, match="other reference") if at else nullcontext():
+            interp.ablate(tiny("llama"), [PAIR], "a0.h1", reference=reference, **options)
 
 
 def test_figures_are_curves_of_nested_sets_and_bars_of_others():

@@ -161,6 +161,8 @@ def test_arithmetic_keeps_or_drops_the_origin():
     both = made + 0.5 * other
     torch.testing.assert_close(both.vectors, made.vectors + other.vectors / 2)
     assert both.origin is None and both.method == "mean + pca_center"
+    assert made.norms is not None and both.norms is None
+    assert "part_of_norm" not in both.table() and (made - other).method == "mean - pca_center"
     torch.testing.assert_close((made - other).vectors, made.vectors - other.vectors)
     assert (-1 * made).origin is not None
     torch.testing.assert_close((-1 * made).origin, (-made).origin)

@@ -16,6 +16,12 @@ NOT_APPLICABLE = {
 }
 
 
+def test_no_tolerance_is_none_at_all():
+    packed = "the packed forward equals the model's own forward under plain hooks"
+    failed = {check.name: check.detail for check in interp.validate(tiny("llama"), 0.0)}[packed]
+    assert "allowed 0" in failed
+
+
 @pytest.mark.parametrize("name", list(PROGRAMS))
 def test_shipped_programs_hold_and_say_what_does_not_apply(name: str):
     checks = {check.name: check for check in interp.validate(interp.load_model(name))}

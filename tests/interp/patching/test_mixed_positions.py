@@ -6,6 +6,7 @@ import pytest
 from conftest import tiny, word_pairs
 
 import interp
+from interp.attribution.attribute import attribute_to
 from interp.data.pairs import PromptPairs
 from interp.errors import InterpWarning
 from interp.patching.result import PatchResult
@@ -45,6 +46,20 @@ def test_mixed_positions_are_said(rows, reason: str, tmp_path):
     assert result.select(str(result.values.pair.values[0])).warnings == ()
     with pytest.warns(InterpWarning, match="one template, or leave 'pos' out"):
         interp.attribute(tiny("llama"), pairs, "z", ("layer", "pos"), "eap")
+
+
+def test_runs_in_folders_warn_made_or_loaded(tmp_path):
+    model, uneven = tiny("llama"), [pair("w1 w2 w3", "w4 w5 w2 w3", ["w1", "w4 w5"])]
+    uneven = PromptPairs.from_records(uneven)
+    for _ in range(2):
+        with pytest.warns(InterpWarning, match="have 4 to 8 tokens") as said:
+            interp.patch(model, word_pairs(), over="layer,pos", out=tmp_path / "patch")
+        assert [one.filename for one in said] == [__file__]
+        with pytest.warns(InterpWarning, match="no partner") as said:
+            interp.ablate(model, uneven, "a0.h1", n_random=0, out=tmp_path / "ablate")
+        assert [one.filename for one in said] == [__file__]
+        with pytest.warns(InterpWarning, match="have 4 to 8 tokens"):
+            attribute_to(model, word_pairs(), "z", method="eap", out=tmp_path / "attribute")
 
 
 def test_nothing_is_said_where_positions_agree_or_are_named():

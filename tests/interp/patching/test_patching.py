@@ -61,6 +61,13 @@ def test_contiguous_neuron_groups_cover_every_neuron_once():
     assert labels == ["0-9", "10-19", "20-29", "30-39", "40-49", "50-55"]
 
 
+def test_only_consecutive_neurons_are_labelled_as_a_range():
+    groups = [[3, 40], [3, 4, 5], [3, 5, 40], [7]]
+    options = {"site": "mlp_post", "over": "neuron", "neurons": groups}
+    labels = interp.patch(tiny("llama"), word_pairs(), **options).values.coords["neuron"].values
+    assert list(labels) == ["3,40", "3-5", "3,5,40", "7-7"]
+
+
 def test_one_hook_name_is_that_layer_alone():
     model = tiny("llama")
     whole = interp.patch(model, word_pairs(), site="z", over="layer,head")
@@ -144,6 +151,10 @@ def zeroed(model: Model) -> torch.nn.Module:
         ({"metric": "logit_dif"}, PlanError, "Did you mean 'logit_diff'"),
         ({"direction": "back"}, PlanError, "unknown direction"),
         ({"site": "mlp_post", "over": "neuron", "neurons": [[99]]}, PlanError, "neuron 99"),
+        ({"neurons": 10}, PlanError, "neurons=10 without a neuron axis"),
+        ({"layers": []}, PlanError, "layers=.. do not fit"),
+        ({"site": "blocks.2.hook_resid_pre", "layers": [1]}, PlanError, "layers=.1. do not fit"),
+        ({"site": "blocks.2.hook_resid_pre", "layers": [2, 1]}, PlanError, "do not fit"),
     ],
 )
 def test_bad_arguments_are_named(options: dict, error: type, says: str):

@@ -46,7 +46,12 @@ class Sample(Result):
 def sample() -> Sample:
     values = xr.DataArray(
         np.arange(6.0).reshape(2, 3),
-        {"pair": ["a", "b"], "layer": [0, 4, 9], "token": (("pair", "layer"), [["x"] * 3] * 2)},
+        {
+            "run": 3,
+            "pair": ["a", "b"],
+            "layer": [0, 4, 9],
+            "token": (("pair", "layer"), [["x"] * 3] * 2),
+        },
         ("pair", "layer"),
     )
     up = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
