@@ -124,14 +124,8 @@ def summary(args: argparse.Namespace) -> None:
         gap = np.array([row["value"] - row["scores"]["nothing"] for row in kept])
         for what in ("graph", "gradient", "random"):
             for n in SIZES:
-                f = np.array(
-                    [
-                        np.mean(
-                            [c["actual"] for c in row["checks"] if key(c) == (what, n)] or [np.nan]
-                        )
-                        for row in kept
-                    ]
-                )
+                of = [[c["actual"] for c in row["checks"] if key(c) == (what, n)] for row in kept]
+                f = np.array([np.mean(actual or [np.nan]) for actual in of])
                 there = ~np.isnan(f)
                 if there.any():
                     ratio = bootstrap_ratio((f * gap)[there], gap[there])

@@ -83,16 +83,19 @@ def discover(
     if scores is None and (model is None or pairs is None):
         raise PlanError("nothing to discover from: give --model and --pairs, or --scores.")
     fixed = settings.model_fields_set & {"method", "metric", "answers"}
-    replaced = model or pairs or in_chat.options() or limit or split_by or fixed
-    if scores is not None and (replaced or settings.select not in SCORED):
+    replaced = model or pairs or in_chat.options() or limit or split_by or split_seed or fixed
+    if scores is not None and (replaced or how != Loading() or settings.select not in SCORED):
         raise PlanError(
-            "--scores replaces --model, --pairs with their chat, --limit and --split-by, --method, "
-            "--metric and --answers; acdc and edge-pruning need a model and pairs."
+            "--scores replaces --model and how it is loaded, --pairs with their chat, --limit, "
+            "--split-by and --split-seed, --method, --metric and --answers; acdc and edge-pruning "
+            "need a model and pairs."
         )
     settings.check()
     if out.is_dir() == (out.suffix == ".json") and out.exists():
         what = "a folder" if out.is_dir() else "a file"
         raise PlanError(f"--out {out} is {what}; name FILE.json, or a folder.")
+    if out.is_file() and not force:
+        raise PlanError(f"--out {out} exists; name another file, or pass --force to replace it.")
     if scores is not None:
         named = {"scores": fingerprint(read_manifest(scores)["files"])}
 
@@ -144,8 +147,8 @@ def evaluate(
     answers: AnswersOption = "whole",
     ablation: Annotated[str, choice(CUT, "What edges outside the circuit carry.")] = "resample",
     n_random: Annotated[
-        int, typer.Option("--random", min=0, help="Number of random control circuits per kind.")
-    ] = 20,
+        int | None, typer.Option("--random", min=0, help="Random circuits per kind; by default 20.")
+    ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Random seed for confidence intervals and random circuits.")
     ] = 0,
@@ -158,6 +161,9 @@ def evaluate(
 
     given = _circuit_at(what)
     scored: Any = _edge_scores(what) if given is None else None
+    if given is None and n_random is not None:
+        raise PlanError(f"--random {n_random}: {what} holds scores; name a circuit, or drop it.")
+    n_random = 20 if n_random is None else n_random
     rows, model = of_rows.load("test", in_chat), on.load()
     rows = rows.rendered(model)
     named = {"metric": as_metric(metric).identity, "answers": answers, "ablation": ablation}

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 from pydantic import BaseModel
 
-from circuits.cli.options import JsonOption, choice, names_in, numbers
+from circuits.cli.options import GAP_METRICS, JsonOption, choice, metric_choice, names_in, numbers
 from circuits.cli.output import print_json
 
 Record = Iterator[Callable[[], dict[str, Any]]]
@@ -118,6 +118,8 @@ def _field_option(model: type[BaseModel], name: str) -> Any:
         help = f"{help} By default {text}."
     if get_origin(inner) is Literal:
         return Annotated[str | None, choice(get_args(inner), help, many=many)]
+    if name == "metric":
+        return Annotated[str | None, metric_choice(GAP_METRICS, help)]
     plain: Any = str if many else kind
     flag = [f"--{name.replace('_', '-')}"] if kind is bool else []  # and no --no-NAME beside it
     return Annotated[plain | None, typer.Option(*flag, help=help)]

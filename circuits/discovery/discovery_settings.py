@@ -46,8 +46,7 @@ class DiscoverySettings(BaseModel):
     )
     signed: bool = Field(False, description="Rank by signed score, not by its absolute value.")
     metric: str = Field(
-        "logit_diff",
-        description="What is measured: logit_diff (the default), logprob, prob or module:function.",
+        "logit_diff", description="What is measured of the answers, or at the last token."
     )
     answers: Literal["whole", "first"] = Field(
         "whole", description="Read all tokens of the answers (the default), or the first alone."

@@ -47,8 +47,7 @@ class StabilitySettings(BaseModel):
     )
     sample_size: int = Field(16, description="Number of pairs in such a sample.")
     metric: str = Field(
-        "logit_diff",
-        description="What is measured: logit_diff (the default), logprob, prob or module:function.",
+        "logit_diff", description="What is measured of the answers, or at the last token."
     )
     answers: Literal["whole", "first"] = Field(
         "whole", description="Read all tokens of the answers (the default), or the first alone."

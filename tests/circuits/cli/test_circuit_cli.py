@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,24 @@ def test_bad_requests_are_named(folder: Path, tmp_path: Path, capsys, options: l
     assert not out.exists()
 
 
+def test_a_metric_of_the_current_folder_is_found(folder: Path, tmp_path: Path, capsys, monkeypatch):
+    (tmp_path / "gaps.py").write_text(
+        "def gap(logits, answers):\n"
+        "    right, wrong = logits.gather(1, answers).T\n"
+        "    return 2 * (right - wrong)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    command = [*on(folder, "discovery"), "--limit", "4", "--size", "40", "--out"]
+    found = said(capsys, "discover", *command, "own.json", "--metric", "gaps:gap")
+    other = said(capsys, "discover", *command, "built-in.json")
+    assert [row["edge"] for row in found["top"]] == [row["edge"] for row in other["top"]]
+    assert found["top"][0]["score"] == pytest.approx(2 * other["top"][0]["score"])
+    for verb in (["discover", "--size", "9", "--out", "c"], ["stability"]):
+        line = refused(capsys, "circuit", *verb, *on(folder, "discovery"), "--metric", "logit_dif")
+        assert "unknown metric 'logit_dif'. Did you mean 'logit_diff'" in line
+
+
 def test_other_runs_are_not_written_into(folder: Path, scores: str, tmp_path: Path, capsys):
     command = ["circuit", "discover", *on(folder, "discovery"), "--size", "9", "--out"]
     line = refused(capsys, *command, scores)
@@ -170,14 +189,24 @@ def test_other_runs_are_not_written_into(folder: Path, scores: str, tmp_path: Pa
     (tmp_path / "notes").write_text("mine")
     assert "is a file; name FILE.json" in refused(capsys, *command, str(tmp_path / "notes"))
     assert (tmp_path / "notes").read_text() == "mine"
+    other = tmp_path / "other.json"
+    other.write_text("mine")
+    replaced = ["circuit", "discover", "--scores", scores, "--size", "60", "--out", str(other)]
+    assert "other.json exists; name another file, or pass --force" in refused(capsys, *replaced)
+    assert other.read_text() == "mine"
+    assert run([*replaced, "--force"]) == 0
+    assert Circuit.load(other).n_edges > 0
 
 
 def test_scores_replace_model_and_pairs(folder: Path, scores: str, tmp_path: Path, capsys):
     command = ["circuit", "discover", "--out", str(tmp_path / "c.json"), "--size", "9"]
     assert "nothing to discover from" in refused(capsys, *command)
-    for unused in (["--limit", "4"], ["--method", "eap"]):
+    for unused in (
+        ["--limit", "4"], ["--method", "eap"], ["--split-seed", "1"], ["--dtype", "bfloat16"],
+        ["--device", "cpu"], ["--quantization", "8bit"],
+    ):  # fmt: skip
         line = refused(capsys, *command, "--scores", scores, *unused)
-        assert "--scores replaces --model, --pairs with their chat" in line
+        assert "--scores replaces --model and how it is loaded, --pairs" in line
     both = refused(capsys, *command, *on(folder, "discovery"), "--scores", scores)
     assert "--scores replaces --model" in both
     nodes = refused(capsys, *command, "--scores", scores, "--select", "nodes")
@@ -250,6 +279,8 @@ def test_what_cannot_be_evaluated_is_refused(
     assert "manifest.json is missing" in refused(
         capsys, *evaluate, str(tmp_path), *on(folder, "test")
     )
+    random = refused(capsys, *evaluate, scores, *on(folder, "test"), "--random", "0")
+    assert "--random 0: " in random and "holds scores; name a circuit" in random
     (tmp_path / "bad.json").write_text("[1]")
     bad = refused(capsys, *evaluate, str(tmp_path / "bad.json"), *on(folder, "test"))
     assert "it is [1]; it must be a JSON object" in bad
