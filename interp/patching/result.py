@@ -138,9 +138,9 @@ class PatchResult(Result):
                 raise PlanError(f"the {name} differs: {mine} and {theirs}.")
         mine, theirs = self._shifts(), other._shifts()
         paired = sorted(self._prompts) == sorted(other._prompts)
+        places = {prompt: i for i, prompt in enumerate(other._prompts)}
+        order = [places[prompt] for prompt in self._prompts if paired]
         if paired:
-            places = {prompt: i for i, prompt in enumerate(other._prompts)}
-            order = [places[prompt] for prompt in self._prompts]
             theirs = theirs[order]
         a, b = (one.drop_vars("pair", errors="ignore") for one in (mine, theirs))
         a, b = xr.align(a, b, join="outer", exclude=["pair"])
