@@ -95,9 +95,7 @@ def knowledge(model: interp.Model, cases: Cases[Case], out: Path) -> Knowledge:
     mark = marked(SHOTS.prefix, identity(model))
     file = out / f"know_{model.name}_{Path(cases.source).stem}_{mark}.json"
     said = json.loads(file.read_text()) if file.exists() else {}
-    found = prior_knowledge(
-        model, cases, SHOTS, lambda done, n: print(f"asked {done} of {n}"), said
-    )
+    found = prior_knowledge(model, cases, SHOTS, lambda i, n: print("asked", i, "of", n), said)
     if len(found.answers) > len(said):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(found.answers))

@@ -1,9 +1,13 @@
 """Self-written records in MQuAKE's schema, for tests: a small world whose chains are all known."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 from conftest import ROOT
+
+from circuits.editing.evaluation.cases import Case, Cases
+from circuits.editing.evaluation.formats import _parsed
 
 MQUAKE = ROOT.parent / "shared" / "data" / "mquake"
 needs_data = pytest.mark.skipif(not MQUAKE.is_dir(), reason=f"no MQuAKE sample at {MQUAKE}")
@@ -95,3 +99,8 @@ def records() -> list[dict[str, Any]]:
         ):
             made.append(record(len(made), book, relations, edits))
     return made
+
+
+def parse_cases(rows: Sequence[Mapping[str, Any]], source: str = "records") -> Cases[Case]:
+    """Multi-hop cases of records, as `load_cases` makes them of a file."""
+    return _parsed(list(enumerate(rows, 1)), source, "mquake")

@@ -16,6 +16,7 @@ from affect_samples import vectors as made_vectors
 from bridge_examples import TEMPLATE, written_facts
 from chat_examples import chat_model
 from conftest import interp_pairs, tiny, word_pairs
+from edit_records import parse_cases
 from emotion_samples import CRITERIA, SCENARIOS, SETTINGS, SHORT, TEXTS, Small, Spelled, steered
 from emotion_samples import comparison as comparison_of_emotions
 from graph_samples import hand_made
@@ -51,7 +52,6 @@ from circuits.editing.edit import Edit
 from circuits.editing.evaluation import ComparisonSettings, compare_methods
 from circuits.editing.evaluation.edit_card import EditCard
 from circuits.editing.evaluation.fact_questions import COLUMNS
-from circuits.editing.evaluation.formats import parse_cases
 from circuits.editing.evaluation.sequence_settings import SequenceSettings
 from circuits.editing.evaluation.sequences import edit_sequences
 from circuits.emotion import (

@@ -15,7 +15,6 @@ from circuits.cli.options import (
     InChat,
     Into,
     IntoFolder,
-    LimitOption,
     OnModel,
     SplitOption,
     choice,
@@ -155,7 +154,7 @@ def place(
     cases: CasesOption,
     into: IntoFolder,
     split: SplitOption = None,
-    limit: LimitOption = 120,
+    limit: Annotated[int, typer.Option(min=1, help="Learn from the first N usable facts.")] = 120,
     threshold: Annotated[
         float | None,
         typer.Option(

@@ -169,7 +169,7 @@ def undo(
     ledger: LedgerOption,
     edit: Annotated[str | None, typer.Option(help="Id of the edit; by default the last.")] = None,
 ) -> Record:
-    """Take an edit out of the ledger."""
+    """Take an edit out of the ledger: the last, or one that no later edit was made on top of."""
     from interp.results.folder import discard
 
     one, at = _ledger(ledger).removable(edit)

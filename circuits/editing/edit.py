@@ -221,16 +221,13 @@ class Ledger:
     @contextlib.contextmanager
     def suspended(self, model: Model) -> Generator[None]:
         """The original weights for the length of a ``with`` block, then the edited ones again."""
-        with torch.no_grad():
-            modules: Any = {place: projection(model, *place) for place in self.originals}
-            edited = {place: module.weight.clone() for place, module in modules.items()}
-            for place, module in modules.items():
-                module.weight.copy_(self.originals[place])
-            try:
-                yield
-            finally:
-                for place, module in modules.items():
-                    module.weight.copy_(edited[place])
+        modules: Any = {place: projection(model, *place) for place in self.originals}
+        edited = {place: module.weight.detach().clone() for place, module in modules.items()}
+        try:
+            _put(model, self.originals)
+            yield
+        finally:
+            _put(model, edited)
 
     def _rewrite(self, model: Model, sums: dict[Place, Tensor | None]) -> None:
         """Form weights anew from the sums of their changes; all before the first is replaced."""
@@ -241,16 +238,20 @@ class Ledger:
                 self.originals[place] = module.weight.detach().clone()
             original = self.originals[place]
             fresh[place] = original if total is None else _changed(original, total, module)
-        with torch.no_grad():
-            for place, weight in fresh.items():
-                module = projection(model, *place)
-                module.weight.copy_(weight)
-                total = sums[place]
-                if total is None:
-                    del self.originals[place]
-                    self.sums.pop(place, None)
-                else:
-                    self.sums[place] = total
+        _put(model, fresh)
+        for place, total in sums.items():
+            if total is None:
+                del self.originals[place]
+                self.sums.pop(place, None)
+            else:
+                self.sums[place] = total
+
+
+@torch.no_grad()
+def _put(model: Model, weights: dict[Place, Tensor]) -> None:
+    for place, weight in weights.items():
+        module: Any = projection(model, *place)
+        module.weight.copy_(weight)
 
 
 def _added(total: Tensor | None, change: Change) -> Float[Tensor, "d_out d_in"]:

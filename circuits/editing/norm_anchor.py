@@ -10,10 +10,10 @@ all where ||v*|| > 2 n; here they are `N_FACTS` of the shipped ``country_facts``
 written.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -83,7 +83,7 @@ def value_norm(
     key = repr((stage.layers, stage.anchor, stage.target, stage.spread, stage.search, facts))
     name = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
     file = (cache or cache_dir() / "value_norms") / ledger(model).base / f"{name}.json"
-    if file.exists():
+    with contextlib.suppress(OSError, ValueError, TypeError):  # none, or damaged: made anew
         return float(json.loads(file.read_text(encoding="utf-8")))
     prompts = [found for fact in facts if (found := _prompts(model, fact, stage))]
     if not prompts:
@@ -91,13 +91,12 @@ def value_norm(
             f"none of the {len(facts)} facts that value vectors are measured on has tokens of its "
             f"own for {model.name}; give value_norm= of a Stage, or take another method."
         )
-    carried = [change for one in ledger(model).applied for change in one.changes]
-    original = [tuple(replace(change, up=-change.up) for change in carried)]
     owner = torch.zeros(len(prompts), dtype=torch.long)
     places = search_places(model, stage)
-    found = search_targets(model, prompts, places, stage.search, original, owner)
     first = [one.learn[0] for one in prompts]
-    value = _written(model, found, stage, first, original, owner) + found.delta[:, 0]
+    with ledger(model).suspended(model):
+        found = search_targets(model, prompts, places, stage.search, [()], owner)
+        value = _written(model, found, stage, first, [()], owner) + found.delta[:, 0]
     norms = value.norm(dim=1).sort().values
     mean = float(norms[: max(1, round(KEPT * len(norms)))].double().mean())
     write_text(file, json.dumps(mean))

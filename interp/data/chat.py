@@ -49,8 +49,8 @@ class Chat:
     system: str | None = None
     thinking: bool | None = None
     prefill: str | None = None
-    tools: tuple[Mapping[str, Any], ...] = ()
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("system", "prefill"):

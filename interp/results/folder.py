@@ -120,10 +120,12 @@ def placing(path: Path) -> Generator[Path]:
     if old.exists() and not path.exists():  # killed between the two renames of `put`
         old.rename(path)
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
     try:
+        beside.mkdir(parents=True)
         yield beside
         put(beside, path)
+    except OSError as error:
+        raise DataError(f"cannot write {path} ({error.strerror or error}).") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

@@ -44,12 +44,6 @@ class Answer:
         """The same, capital or not."""
         return text.strip().upper() in {name.upper() for name in self.names}
 
-    def begins(self, text: str) -> bool:
-        """Whether the text begins with one of the names, letter by letter, as whole words."""
-        plain = text.lstrip()
-        starts = (plain[len(name) :] for name in self.names if name and plain.startswith(name))
-        return any(not rest or not in_word(rest[0]) for rest in starts)
-
     def lenient(self, text: str) -> bool:
         """Whether the text is, or contains as whole words, one of the names.
 
@@ -104,6 +98,12 @@ def _mentions(text: str, name: str) -> bool:
 def _contains(text: Words, part: Words) -> bool:
     n = len(part)
     return part[0] in text and any(text[i : i + n] == part for i in range(len(text) - n + 1))
+
+
+def beginnings(text: str) -> list[str]:
+    """A text, and all whole words that it begins with."""
+    plain = text.strip()
+    return [plain, *(plain[:i] for i in range(1, len(plain)) if not in_word(plain[i]))]
 
 
 def short_answer(generated: str) -> str:

@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from circuits.editing.evaluation.card_questions import (
     ChainFacts,
     sampled,
     shipped_facts,
-    why_unscored,
 )
 from circuits.editing.evaluation.comparison_settings import N_QUESTIONS, EvaluationSettings
 from circuits.editing.evaluation.control_questions import KnownQuestion
@@ -43,7 +41,8 @@ from circuits.editing.evaluation.metric_definitions import (
     UNEDITED,
 )
 from circuits.editing.evaluation.run_setup import passages_of
-from circuits.editing.fact import SLOT, Fact, PreservedQuestion
+from circuits.editing.fact import SLOT, Fact
+from circuits.editing.fact_prompts import contrasts
 from interp.brief import brief
 from interp.data.pairs import load_pairs
 from interp.errors import DataError, shown
@@ -84,9 +83,9 @@ def own_objects(model: Model, facts: Sequence[Fact], given: Sequence[str] | None
     or the new object.
     """
     if given:
-        if len(given) != len(facts):
+        if not len(given) == len(facts) == sum(bool(normalised(name)) for name in given):
             raise DataError(
-                f"{len(given)} old objects were given for {len(facts)} facts; give one for each."
+                f"{len(facts)} facts need as many old objects by name, not {shown(list(given))}."
             )
         return [Answer(name) for name in given]
     forms = [fact.asked or COMPLETE.replace(SLOT, fact.cloze) for fact in facts]
@@ -113,12 +112,7 @@ def paraphrased(fact: Fact) -> list[tuple[str, str]]:
 
 
 def questions_of(
-    model: Model,
-    facts: Sequence[EditedFact],
-    data: ChainFacts,
-    k: int,
-    seed: int,
-    preserve: Sequence[PreservedQuestion] = (),
+    model: Model, facts: Sequence[EditedFact], edit: Edit, data: ChainFacts, k: int, seed: int
 ) -> tuple[list[CardQuestion], list[EditedFact], Counter[str]]:
     """What is generated for the card, of what the unedited model knows.
 
@@ -127,7 +121,7 @@ def questions_of(
     """
     missing: Counter[str] = Counter()
     fixed: list[CardQuestion] = []
-    drawn: list[tuple[CardQuestion, list[tuple[str, Answer]]]] = []
+    drawn: list[tuple[CardQuestion, list[tuple[str, Answer]], tuple[str, ...]]] = []
     implied: list[tuple[KnownQuestion, ...]] = []
     for i, one in enumerate(facts):
         fixed.append(CardQuestion(i, "efficacy", 0, one.fact.cloze, "", one.new, one.old))
@@ -139,30 +133,29 @@ def questions_of(
             missing[f"same relation: {shown(one.fact.prompt)} is of no relation in the data"] += 1
         composed, absent = data.composed(one, relation)
         missing += absent
-        picked = [(kind, sampled(composed, kind, CANDIDATES * k, seed)) for kind in (FIRST, LAST)]
-        controls = data.controls(one, relation, CANDIDATES * k, seed).items()
-        every = ((kind, n, q) for kind, qs in (*picked, *controls) for n, q in enumerate(qs))
-        for kind, n, q in every:
-            if why := why_unscored(one, q, facts, preserve):
-                missing[f"{kind}: {why}"] += 1
-                continue
-            asks = partial(CardQuestion, i, kind, n, SHOTS.suffix(q.text), SHOTS.prefix)
-            if isinstance(q, KnownQuestion):
-                drawn.append((asks(q.answer), [(q.text, q.answer)]))
-            else:
-                drawn.append((asks(q.new, q.old), [(q.text, q.old), *q.needs]))
+        for kind in (FIRST, LAST):
+            for n, q in enumerate(sampled(composed, kind, CANDIDATES * k, seed)):
+                made = CardQuestion(i, kind, n, SHOTS.suffix(q.text), SHOTS.prefix, q.new, q.old)
+                drawn.append((made, [(q.text, q.old), *q.needs], ()))
+        for kind, known in data.controls(one, relation, CANDIDATES * k, seed).items():
+            for n, q in enumerate(known):
+                made = CardQuestion(i, kind, n, SHOTS.suffix(q.text), SHOTS.prefix, q.answer)
+                drawn.append((made, [(q.text, q.answer)], q.subjects))
     needed = {q.text: q.answer for questions in implied for q in questions}
-    asked = {text: None for _, needs in drawn for text, _ in needs} | dict.fromkeys(needed)
+    asked = {text: None for _, needs, _ in drawn for text, _ in needs} | dict.fromkeys(needed)
     shots = replace(SHOTS, chat=facts[0].fact.chat)
     replies = generations(model, [asking(shots, text) for text in asked], [()])
     said = {text: SHOTS.read(reply) for text, reply in zip(asked, replies, strict=True)}
     used: Counter[tuple[int, str]] = Counter()
-    for question, needs in drawn:
+    for question, needs, subjects in drawn:
         at = (question.fact, question.kind)
         if used[at] == k:
             continue
+        why = why_unscored(question, [*dict(needs), *subjects], facts, edit)
         if not all(answer.lenient(said[text]) for text, answer in needs):
-            missing[f"{question.kind}: not answered rightly before the edit"] += 1
+            why = "not answered rightly before the edit"
+        if why:
+            missing[f"{question.kind}: {why}"] += 1
             continue
         used[at] += 1
         fixed.append(replace(question, before=said[needs[0][0]]))
@@ -171,6 +164,27 @@ def questions_of(
         for one, own in zip(facts, implied, strict=True)
     ]
     return fixed, known, missing
+
+
+def why_unscored(
+    question: CardQuestion, texts: Sequence[str], facts: Sequence[EditedFact], edit: Edit
+) -> str:
+    """What else its edit was given bears on a drawn question; or nothing.
+
+    `texts` are the question's own, then those it rests on and, of a control, its entities.
+    """
+    one = facts[question.fact]
+    for other in (other for other in facts if other is not one):
+        same = other.subject.overlaps(one.subject)  # which composed questions ask the fact of
+        if question.kind == "neighbour" if same else any(map(other.subject.lenient, texts)):
+            return "about the subject of another fact of the edit"
+    beside = (q for fact in edit.facts for q in contrasts(fact, edit.preserve))
+    for kept in (*edit.preserve, *beside):
+        named = any(map(Answer(kept.subject).lenient, texts))
+        about = named and not one.subject.lenient(kept.subject)
+        if about or normalised(kept.text) == normalised(texts[0]):
+            return "given to the edit to preserve"
+    return ""
 
 
 def replies_of(
@@ -257,15 +271,14 @@ def measured(
 
     Rows are those of `fact_questions.ask_facts` with their ``condition``.
     """
-    changes = edit.changes
-    questions, facts, missing = questions_of(model, facts, data, k, seed, edit.preserve)
+    questions, facts, missing = questions_of(model, facts, edit, data, k, seed)
     statements = "".join(f"{one.fact.cloze} {one.new.text}.\n" for one in facts)
-    generated = pd.DataFrame(replies_of(model, questions, facts, changes, statements))
+    generated = pd.DataFrame(replies_of(model, questions, facts, edit.changes, statements))
     n = len(facts)
     compared, absent = ask_facts(
         model,
         [*facts] * len(CONDITIONS),
-        [(), changes],
+        [(), edit.changes],
         [int(name == EDITED) for name in CONDITIONS for _ in facts],
         [statements if name == IN_PROMPT else "" for name in CONDITIONS for _ in facts],
     )
@@ -273,7 +286,7 @@ def measured(
     compared["fact"] %= n
     missing += sum(absent[:n], Counter[str]())  # the same wordings under every condition
     subjects = [*(one.subject for one in facts), *(Answer(q.subject) for q in edit.preserve)]
-    able, left_out = abilities(model, subjects, {UNEDITED: (), EDITED: changes})
+    able, left_out = abilities(model, subjects, {UNEDITED: (), EDITED: edit.changes})
     return pd.concat([generated, compared, able], ignore_index=True), missing + left_out
 
 

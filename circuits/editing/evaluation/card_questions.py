@@ -22,8 +22,7 @@ from circuits.editing.evaluation.control_questions import (
 from circuits.editing.evaluation.fact_questions import EditedFact
 from circuits.editing.evaluation.formats import load_cases
 from circuits.editing.evaluation.statements import phrase
-from circuits.editing.fact import SLOT, PreservedQuestion
-from circuits.editing.fact_prompts import contrasts
+from circuits.editing.fact import SLOT
 from interp.brief import brief
 
 SHIPPED = "multihop_chains"
@@ -231,33 +230,6 @@ class ChainFacts:
 
 
 FIRST, LAST = "multi_hop_first", "multi_hop_last"
-
-
-def why_unscored(
-    one: EditedFact,
-    question: ComposedQuestion | KnownQuestion,
-    facts: Sequence[EditedFact],
-    preserve: Sequence[PreservedQuestion],
-) -> str:
-    """What else its edit was given bears on a question drawn for one of its facts; or nothing.
-
-    That is another fact, which changes the answer on purpose, or a preserved question or subject.
-    """
-    composed, texts, entities = False, [question.text], frozenset[Words]()
-    if isinstance(question, KnownQuestion):
-        entities = question.entities
-    else:
-        composed, texts = True, [question.text, *(text for text, _ in question.needs)]
-    for other in (other for other in facts if other is not one):
-        own = composed and other.subject.overlaps(one.subject)  # through which the fact is asked
-        named = any(map(other.subject.lenient, texts))
-        if not own and (named or not entities.isdisjoint(other.subject.keys)):
-            return "about the subject of another fact of the edit"
-    given = [*preserve, *(q for fact in facts for q in contrasts(fact.fact, preserve))]
-    edited = {key for fact in facts for key in fact.subject.keys}
-    subjects = {normalised(q.subject) for q in preserve} - edited
-    same = normalised(question.text) in {normalised(q.text) for q in given}
-    return "given to the edit to preserve" * (same or not subjects.isdisjoint(entities))
 
 
 def _learned(one: EditedFact, question: ComposedQuestion) -> bool:

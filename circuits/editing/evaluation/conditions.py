@@ -25,7 +25,6 @@ from circuits.editing.evaluation.control_questions import (
     pools_apart,
     preservation_set,
     preserved_of,
-    without_scored,
 )
 from circuits.editing.evaluation.demonstrations import SHOTS, Shots
 from circuits.editing.evaluation.edited_models import Ask, asking, drift, generations, ngram_entropy
@@ -183,18 +182,20 @@ def _questions(
     cases: Sequence[Case], protocol: Protocol
 ) -> tuple[list[tuple[int, CaseQuestion]], list[tuple[PreservedQuestion, ...]]]:
     """What is asked about each case, by its number; and what its editor may see to preserve."""
-    pools = [protocol.pool] * len(cases)
+    pools, taken = [protocol.pool] * len(cases), set[str]()
     if protocol.sequential:
         pools = pools_apart(protocol.pool, cases)
     pairs = zip(cases, pools, strict=True)
     controls = [control_questions(case, pool, N_CONTROLS, protocol.seed) for case, pool in pairs]
     if protocol.sequential:  # one model is edited: what one case is scored by no other may preserve
-        pools = without_scored(pools, cases, controls)
+        known = (q for own in controls for drawn in own.values() for q in drawn)
+        taken = {name for one in (*known, *cases) for name in one.subjects}
+        taken |= {name for case in cases for name in case.new_subjects}
     questions: list[tuple[int, CaseQuestion]] = []
     preserved: list[tuple[PreservedQuestion, ...]] = []
     for i, (case, pool, own) in enumerate(zip(cases, pools, controls, strict=True)):
         questions += [(i, question) for question in case_questions(case, own)]
-        drawn = preservation_set(case, pool, own, N_PRESERVED, protocol.seed)
+        drawn = preservation_set(case, pool, own, N_PRESERVED, protocol.seed, taken)
         preserved.append(preserved_of(drawn))
     return questions, preserved
 

@@ -135,6 +135,7 @@ def preservation_set(
     scored: Mapping[ControlKind, Sequence[KnownQuestion]],
     k: int = 16,
     seed: int = 0,
+    besides: Iterable[str] = (),
 ) -> dict[PreservedKind, tuple[KnownQuestion, ...]]:
     """Draw up to `k` questions of each kind that an editor may be given to leave as they are.
 
@@ -142,7 +143,7 @@ def preservation_set(
     (`scored`): where Paris is the old object, "Paris is the capital of which country?" asks for
     what is to be forgotten. And the relations of which the edited subject is asked there are none
     of ``related``, for an editor asks these of the edited subject
-    (`circuits.editing.fact_prompts.contrasts`).
+    (`circuits.editing.fact_prompts.contrasts`). `besides` names further entities.
 
     Returns:
         ``same_relation``: single facts of the edited relation. ``related``: of relations that are
@@ -153,7 +154,7 @@ def preservation_set(
     Source: after the preserved keys K0 of MEMIT (arXiv 2210.07229, equation 8).
     """
     taken = {entity for questions in scored.values() for q in questions for entity in q.entities}
-    taken |= set(map(normalised, (*case.subjects, *case.new_subjects)))
+    taken |= set(map(normalised, (*case.subjects, *case.new_subjects, *besides)))
     asked = {r for question in scored.get("neighbour", ()) for r in question.relations}
     near, (own, others, composed) = pool.related(case) - asked, pool.parts(case)
     candidates: dict[PreservedKind, list[KnownQuestion]] = {
@@ -206,23 +207,6 @@ def pools_apart(pool: QuestionPool, cases: Sequence[Case]) -> list[QuestionPool]
     tests = [Separate(case) for case in cases]
     touched = {q: {i for i, separate in enumerate(tests) if not separate(q)} for q in questions}
     return [pool.where(lambda q, i=i: touched[q] <= {i}) for i in range(len(cases))]
-
-
-def without_scored(
-    pools: Sequence[QuestionPool],
-    cases: Sequence[Case],
-    scored: Sequence[Mapping[ControlKind, Sequence[KnownQuestion]]],
-) -> list[QuestionPool]:
-    """For each case, its questions without what is in the *others'* chains and controls."""
-    entities = [
-        {*map(normalised, (*case.subjects, *case.new_subjects))}.union(
-            *(q.entities for questions in controls.values() for q in questions)
-        )
-        for case, controls in zip(cases, scored, strict=True)
-    ]
-    others = [set[Words]().union(*entities[:i], *entities[i + 1 :]) for i in range(len(cases))]
-    rows = zip(pools, others, strict=True)
-    return [pool.where(lambda q, own=own: own.isdisjoint(q.entities)) for pool, own in rows]
 
 
 class Separate:

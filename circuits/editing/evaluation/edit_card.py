@@ -38,15 +38,12 @@ HALF, LOSS, LOSS_TWO_HOP, PERPLEXITY = 0.5, 0.15, 0.20, 1.05
 at most .15, of two-hop questions .20 (the criteria of docs/results/editing.md); perplexity."""
 YES, NO, UNKNOWN = "yes", "no", "cannot tell"
 JUDGED_BY = {
-    "negation": "negation_shift",
-    "negation_shift": "negation_shift",
-    "fact_check": "fact_check",
-    "affirms_new": "affirms_new",
-    "denies_old": "affirms_new",
-    "reversal_shift": "reversal_shift",
+    "negation": ("negation_shift",),
+    **{name: (name,) for name in ("negation_shift", "fact_check", "reversal_shift")},
+    **dict.fromkeys(("affirms_new", "denies_old"), ("affirms_new", "denies_old")),
 }
 """Metrics that are mirrored before the edit: where the unedited model is not right about its own
-fact in at least half of the questions, the edited one cannot be judged by them."""
+fact in at least half of the questions of all these, the edited one cannot be judged by them."""
 
 
 @brief
@@ -258,8 +255,7 @@ def _verdict(at: Any, name: str) -> str:
         return YES if after >= before - loss - 1e-9 else NO
     if line["wanted"] == "low":
         return UNKNOWN if before == 0 == after else YES if after < min(HALF, before) else NO
-    judge = JUDGED_BY.get(name)
-    competent = 1 - at.loc[judge, UNEDITED] if judge else 1.0
+    competent = min([1 - at.loc[judge, UNEDITED] for judge in JUDGED_BY.get(name, ())], default=1.0)
     if name == "reversal":  # its own fact turned round is what leakage asks
         competent = at.loc["leakage", UNEDITED]
     if after >= HALF and after > before:

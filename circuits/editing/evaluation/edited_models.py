@@ -71,7 +71,7 @@ def generations(model: Model, asks: Sequence[Ask], edits: Sequence[Changes]) -> 
     plain = next((i for i, changes in enumerate(edits) if not changes), 0)
     under_edit = [ask.edit if edits[ask.edit] else plain for ask in asks]
     keys = [
-        (edit, ask.prefix, ask.text, ask.stop, ask.n_tokens, id(ask.chat))
+        (edit, ask.prefix, ask.text, ask.stop, ask.n_tokens, ask.chat)
         for edit, ask in zip(under_edit, asks, strict=True)
     ]
     unique = {key: replace(ask, edit=key[0]) for key, ask in zip(keys, asks, strict=True)}

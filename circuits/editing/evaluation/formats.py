@@ -90,11 +90,6 @@ def load_cases(source: str | Path, split: str | None = None) -> Cases[Case]:
     return load_benchmark(source, split, "mquake")
 
 
-def parse_cases(records: Sequence[Mapping[str, Any]], source: str = "records") -> Cases[Case]:
-    """Multi-hop cases from records that are already read; otherwise as `load_cases`."""
-    return _parsed(list(enumerate(records, 1)), source, "mquake")
-
-
 Rows = Sequence[tuple[int, Mapping[str, Any]]]
 """Records, each behind its number in the file."""
 

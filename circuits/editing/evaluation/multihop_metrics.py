@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from circuits.editing.evaluation.answers import Answer, named_in_order
+from circuits.editing.evaluation.answers import Answer, beginnings, named_in_order
 from circuits.editing.evaluation.benchmark_metrics import BENCHMARK_METRICS
 from circuits.editing.evaluation.cases import Case
 from circuits.editing.evaluation.control_questions import CONTROLS, ControlKind, KnownQuestion
@@ -113,7 +113,7 @@ def row(
     thoughts name the answer of every hop in order; NaN where none were asked for (``None``).
     """
     expected = question.expected
-    match = expected.begins if question.cloze else expected.exact
+    said = beginnings(generated) if question.cloze else [generated]
     if question.kind != "multi_hop" or thought is None:
         path = float("nan")
     else:
@@ -126,9 +126,9 @@ def row(
         "expected": expected.text,
         "original": question.original.text,
         "generated": generated,
-        "exact": match(generated),
-        "exact_in_any_case": expected.exact_in_any_case(generated),
-        "strict": expected.strict(generated),
+        "exact": any(map(expected.exact, said)),
+        "exact_in_any_case": any(map(expected.exact_in_any_case, said)),
+        "strict": any(map(expected.strict, said)),
         "lenient": expected.lenient(generated),
         "path": path,
         "old": question.original.lenient(generated) and not expected.lenient(generated),

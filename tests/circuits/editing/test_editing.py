@@ -485,6 +485,8 @@ def test_merged_edits_do_what_both_did(made, tmp_path):
         merge([first, make(replace(FACTS[0], target="w60"))])
     with pytest.raises(RunFolderError, match="exists"):
         export(model, tmp_path / "out")
+    with pytest.raises(DataError, match="cannot write .*Not a directory"):
+        export(model, tmp_path / "out" / "config.json" / "below")
 
 
 def test_a_fact_that_is_held_already_or_not_reached_is_refused(made):

@@ -1,10 +1,12 @@
 """Implicit subjects: found by what a model answers, kept apart from what an evaluation asks."""
 
 import re
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 from conftest import tiny
+from edit_records import parse_cases
 
 import interp
 from circuits.editing import EvaluatedChain, Fact, implicit_subjects
@@ -18,7 +20,6 @@ from circuits.editing.evaluated_chains import (
 from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.cases import SingleEdit
 from circuits.editing.evaluation.demonstrations import SHOTS
-from circuits.editing.evaluation.formats import parse_cases
 from circuits.editing.evaluation.implicit_names import held_out, with_names
 from circuits.editing.implicit import (
     KEPT,
@@ -112,6 +113,16 @@ def test_a_phrase_is_used_if_the_model_leads_from_it_to_the_subject_and_to_the_o
     assert found.counts[0][KEPT] == 5 and sum(found.counts[0].values()) == len(found.tried)
     assert "5 implicit names found; tried" in found.notes[0]
     assert found.n_questions == len(world)
+
+
+def test_facts_of_chats_are_asked_in_their_chat_and_each_question_once(world):
+    chats = [interp.Chat(arguments={"effort": effort}) for effort in ("low", "low", "high")]
+    facts = [replace(LANGUAGE, chat=chat) for chat in chats]
+    found = implicit_subjects(tiny("llama"), facts)
+    assert [len(fact.implicit) for fact in found.facts] == [5, 5, 5]
+    asked = Counter(re.sub(r"^Q: |\nA:$", "", text) for text in world)
+    assert asked["What is the language of France?"] == 2  # of two chats
+    assert asked["What is the capital of France?"] == 1  # asked of the subject, in none
 
 
 def test_each_relation_gives_a_name_before_any_gives_a_second(world):

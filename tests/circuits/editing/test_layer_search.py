@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny
+from edit_records import parse_cases
 from planted_cases import PLAIN, planted, sharp
 from test_editing import texts
 
@@ -14,7 +15,6 @@ from circuits.editing import Fact
 from circuits.editing.change import Change
 from circuits.editing.edit import Edit
 from circuits.editing.evaluation.control_questions import QuestionPool
-from circuits.editing.evaluation.formats import parse_cases
 from circuits.editing.evaluation.prior_knowledge import prior_knowledge
 from circuits.editing.fact import PreservedQuestion
 from circuits.editing.fact_prompts import (

@@ -76,7 +76,12 @@ def test_the_norm_is_a_mean_over_facts_on_the_unedited_weights(tmp_path, monkeyp
     with edit.applied(model):
         anew = value_norm(model, RESID, FACTS, tmp_path / "other")
         assert value_norm(model, RESID, FACTS, tmp_path) == got  # stored by the original's hash
-    assert anew == pytest.approx(got, rel=1e-3)
+    assert anew == got
+    (file,) = (tmp_path / "other").rglob("*.json")
+    for damaged in ("", "[1]", "{"):
+        file.write_text(damaged)
+        assert value_norm(model, RESID, FACTS, tmp_path / "other") == got
+        assert file.read_text() != damaged
 
 
 def test_presets_measure_the_norm_and_change_nothing_else(monkeypatch, tmp_path):

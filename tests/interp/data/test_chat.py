@@ -153,3 +153,9 @@ def test_a_rendered_chat_is_a_text_that_remembers_it():
     assert (text + " you").continued
     assert isinstance(text + " you", Rendered)
     assert type(str(text)) is str
+
+
+def test_equal_chats_are_one_key_whatever_their_tools_and_arguments_hold():
+    given = [({"type": "function"},), ({"type": "function"},), ({"type": "other"},)]
+    chats = [Chat(tools=tools, arguments={"effort": ["low"]}) for tools in given]
+    assert hash(chats[0]) == hash(chats[1]) and len({*chats, Chat(), Chat()}) == 3

@@ -3,20 +3,15 @@
 from dataclasses import replace
 
 import pytest
-from edit_records import FACTS, records
+from edit_records import FACTS, parse_cases, records
 
 from circuits.editing import Fact
+from circuits.editing.edit import Edit
 from circuits.editing.evaluation.answers import Answer
-from circuits.editing.evaluation.card_questions import (
-    FIRST,
-    LAST,
-    ChainFacts,
-    sampled,
-    why_unscored,
-)
+from circuits.editing.evaluation.card_measurement import CardQuestion, why_unscored
+from circuits.editing.evaluation.card_questions import FIRST, LAST, ChainFacts, sampled
 from circuits.editing.evaluation.control_questions import KnownQuestion, QuestionPool
 from circuits.editing.evaluation.fact_questions import EditedFact
-from circuits.editing.evaluation.formats import parse_cases
 from circuits.editing.fact import PreservedQuestion
 
 WORLD = ChainFacts.of(parse_cases(records()))
@@ -84,7 +79,13 @@ def test_questions_that_another_fact_or_a_preserved_question_bears_on_are_not_sc
     other = "about the subject of another fact of the edit"
 
     def why(question, *, facts=(), preserve=()):
-        return why_unscored(WRITER, question, [WRITER, *facts], preserve)
+        control = isinstance(question, KnownQuestion)
+        rest = question.subjects if control else [text for text, _ in question.needs]
+        kind = "neighbour" if question is neighbour else "other"
+        asked = CardQuestion(0, kind, 0, question.text, "", WRITER.new)
+        given = [WRITER, *facts]
+        edit = Edit(tuple(one.fact for one in given), (), "", "", "", preserve=tuple(preserve))
+        return why_unscored(asked, [question.text, *rest], given, edit)
 
     born = edited("[Writer00] was born in [Town02]", "Town00")  # of the same subject
     assert why(neighbour, facts=[born]) == other and not why(neighbour)

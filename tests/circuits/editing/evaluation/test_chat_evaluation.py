@@ -6,12 +6,12 @@ import planted_cases
 import pytest
 import torch
 from chat_examples import chat_model
+from edit_records import parse_cases
 from planted_cases import PLAIN, planted, sharp
 
 from circuits.editing.evaluation import SHOTS, ComparisonSettings, compare_methods
 from circuits.editing.evaluation.cases import Cases
 from circuits.editing.evaluation.edited_models import asking, generations
-from circuits.editing.evaluation.formats import parse_cases
 from interp.data.chat import Chat, render
 from interp.errors import DataError
 

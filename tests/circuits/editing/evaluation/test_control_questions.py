@@ -1,6 +1,6 @@
 """Control questions: what they may be about, that they repeat, and that keys stay clear of them."""
 
-from edit_records import FACTS, MQUAKE, records
+from edit_records import FACTS, MQUAKE, parse_cases, records
 
 from circuits.editing.evaluation.answers import normalised
 from circuits.editing.evaluation.card_questions import ChainFacts
@@ -11,7 +11,7 @@ from circuits.editing.evaluation.control_questions import (
     preserved_of,
 )
 from circuits.editing.evaluation.fact_questions import EditedFact
-from circuits.editing.evaluation.formats import load_cases, parse_cases
+from circuits.editing.evaluation.formats import load_cases
 from circuits.editing.fact_prompts import contrasts
 
 CASES = parse_cases(records())

@@ -83,6 +83,8 @@ def test_verdicts(kind: str, share: tuple[int, int, int], verdict: str):
 def test_mirrored_metrics_are_judged_by_what_the_model_knew():
     biased = verdicts(affirms_new=(4, 4, 4), denies_old=(4, 0, 0))
     assert biased["affirms_new"] == biased["denies_old"] == "cannot tell"
+    contrary = verdicts(affirms_new=(4, 0, 0), denies_old=(4, 4, 4))  # no to everything
+    assert contrary["affirms_new"] == contrary["denies_old"] == "cannot tell"
     fair = verdicts(affirms_new=(4, 0, 4), denies_old=(4, 0, 0))
     assert (fair["affirms_new"], fair["denies_old"]) == ("yes", "no")
     deaf = verdicts(negation=(4, 4, 0), negation_shift=(4, 3, 2))
@@ -219,7 +221,11 @@ def test_an_edit_of_other_weights_is_refused(edit, world):
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [({"old": ["w1", "w2"]}, "2 old objects were given for 1 facts"), ({"n": 0}, "at least one")],
+    [
+        ({"old": ["w1", "w2"]}, r"1 facts need as many old objects by name, not \['w1', 'w2'\]"),
+        ({"old": [" "]}, r"1 facts need as many old objects by name, not \[' '\]"),
+        ({"n": 0}, "at least one"),
+    ],
 )
 def test_what_cannot_be_asked_is_refused(model, edit, world, options, told):
     with pytest.raises(DataError, match=told):

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edit_records import MQUAKE, needs_data, record, records
+from edit_records import MQUAKE, needs_data, parse_cases, record, records
 from input_examples import COUNTERFACT, ZSRE
 
 from circuits.editing.evaluation.answers import Answer
-from circuits.editing.evaluation.formats import load_benchmark, load_cases, parse_cases
+from circuits.editing.evaluation.formats import load_benchmark, load_cases
 from datasets import Dataset
 from interp.errors import DataError
 

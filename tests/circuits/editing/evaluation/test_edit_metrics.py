@@ -3,12 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from edit_records import records
+from edit_records import parse_cases, records
 from scipy import stats
 
 from circuits.editing.evaluation.control_questions import QuestionPool, control_questions
 from circuits.editing.evaluation.edited_models import ngram_entropy
-from circuits.editing.evaluation.formats import parse_cases
 from circuits.editing.evaluation.intervals import compare, summary
 from circuits.editing.evaluation.multihop_metrics import KINDS, METRICS, case_questions, row, score
 from interp.errors import PlanError
@@ -92,6 +91,18 @@ def test_an_edit_that_answers_everything_by_its_object_gains_nothing_net():
     assert scores["multi_hop"].eq(1).all() and scores["efficacy"].eq(1).all()
     assert scores["control_two_hop"].eq(0).all()
     assert scores["net_multi_hop"].eq(0).all() and scores["multi_hop_excess"].eq(0).all()
+
+
+def test_what_follows_the_answer_to_a_cloze_is_not_compared_in_any_form():
+    forms = (str, str.upper, '"{}"'.format)
+    for form, right in zip(forms, ((1, 1, 1), (0, 1, 1), (0, 0, 1)), strict=True):
+        rows = table(CASES, lambda q, form=form: f"{form(q.expected.text)}, of course.")
+        rows = rows[rows["kind"].isin(["efficacy", "paraphrase"])].set_index("kind")
+        for name, value in zip(("exact", "exact_in_any_case", "strict"), right, strict=True):
+            assert (rows.loc["efficacy", name] == bool(value)).all()
+            assert not rows.loc["paraphrase", name].any()  # whose answer ends
+    wrong = table(CASES, lambda q: f"{q.expected.text}x")
+    assert not wrong[["exact", "exact_in_any_case", "strict"]].any(axis=None)
 
 
 # --- by hand -----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from edit_records import parse_cases
 from planted_cases import PLAIN, planted, sharp
 from test_control_questions import CASES, POOL
 
@@ -20,7 +21,6 @@ from circuits.editing.evaluation.case_selection import CONTAMINATED
 from circuits.editing.evaluation.cases import side_by_side
 from circuits.editing.evaluation.conditions import EditCondition, Protocol, evaluate_condition
 from circuits.editing.evaluation.control_questions import QuestionPool, pools_apart
-from circuits.editing.evaluation.formats import parse_cases
 from circuits.editing.evaluation.prior_knowledge import prior_knowledge
 from circuits.editing.fact_prompts import BARE
 from circuits.editing.gradient_step import FeatureStatistics

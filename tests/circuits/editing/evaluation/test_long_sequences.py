@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import tiny
-from edit_records import records
+from edit_records import parse_cases, records
 from planted_cases import PLAIN, planted, sharp
 from pydantic import ValidationError
 
@@ -18,7 +18,6 @@ from circuits.editing.editor import computed, moments_for
 from circuits.editing.evaluation import Ask, generations, sequence_questions, sequences
 from circuits.editing.evaluation.control_questions import QuestionPool
 from circuits.editing.evaluation.edited_models import drift
-from circuits.editing.evaluation.formats import parse_cases
 from circuits.editing.evaluation.sequence_questions import sequence_plan
 from circuits.editing.evaluation.sequence_result import EditSequences
 from circuits.editing.evaluation.sequence_settings import SequenceSettings

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import tiny
+from edit_records import parse_cases
 from planted_cases import PLAIN, planted, sharp
 
 from circuits.editing import LayerSelection
@@ -31,7 +32,6 @@ from circuits.editing.evaluation.fact_questions import (
     ask_facts,
     fact_scores,
 )
-from circuits.editing.evaluation.formats import parse_cases
 from circuits.editing.evaluation.multihop_metrics import CaseQuestion
 from circuits.editing.evaluation.prior_knowledge import prior_knowledge
 from circuits.editing.layer_selection import plot_separation

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edit_records import MQUAKE, needs_data, record
+from edit_records import MQUAKE, needs_data, parse_cases, record
 from input_examples import COUNTERFACT, KNOWEDIT, RIPPLE, ZSRE, ZSRE_ROME, remastered
 
 from circuits.editing.evaluation.answers import Answer
 from circuits.editing.evaluation.benchmark_metrics import BENCHMARK_METRICS, SCORES
 from circuits.editing.evaluation.case_selection import CONTAMINATED, TOUCHED, _in_the_way
 from circuits.editing.evaluation.cases import NamedPrompt, side_by_side
-from circuits.editing.evaluation.formats import FORMATS, load_benchmark, parse_cases
+from circuits.editing.evaluation.formats import FORMATS, load_benchmark
 from circuits.editing.evaluation.single_edits import ASK
 from interp.errors import DataError
 

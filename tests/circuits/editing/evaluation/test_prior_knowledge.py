@@ -3,13 +3,12 @@
 from dataclasses import replace
 
 from conftest import tiny
-from edit_records import records
+from edit_records import parse_cases, records
 from planted_cases import PLAIN, planted
 
 from circuits.editing.evaluation import SHOTS
 from circuits.editing.evaluation import prior_knowledge as module
 from circuits.editing.evaluation.answers import Answer
-from circuits.editing.evaluation.formats import parse_cases
 from circuits.editing.evaluation.prior_knowledge import (
     Knowledge,
     knowledge_of_enough,
