@@ -99,7 +99,6 @@ def ablate(
 
     if reference is not None and kind != "mean":
         raise PlanError(f"--reference is of --kind mean, not {kind}; leave one of them out.")
-
     rows = in_chat.rows(interp.load_pairs(pairs))
     given = _components(components, components_file)
     refuse_unreadable(given or ())

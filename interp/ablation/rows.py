@@ -73,8 +73,7 @@ def run_sets(
 ) -> Measured:
     """Run each prompt with each set of components ablated, and unablated, and read the results.
 
-    `tokens` are padded on the left; `places` are the positions of each prompt, and of the answers
-    behind it, that are replaced, ascending.
+    `places`: positions of each prompt, and of the answers behind it, that are replaced, ascending.
     """
     units = _units(model, ablated)
     cells = _cells(model, len(tokens.ids), len(ablated), units)
@@ -153,7 +152,7 @@ def _writes(
     cell = torch.arange(len(cells)).repeat_interleave(n)
     prompt, sets, _ = cells[cell].T
     pos = listed[first[prompt] + torch.arange(len(cell)) - (n.cumsum(0) - n)[cell]]
-    left = calls.mask.shape[1] - length
+    left = calls.mask.int().argmax(-1).cpu()
     into = pack.token(cell + rows.n_base, pos + left[prompt])
     writes: list[Removal] = []
     for site, layer, chosen in units:

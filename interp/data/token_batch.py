@@ -97,8 +97,9 @@ def aligned_batch(model: Model, pairs: Sequence[TokenPair], n_answers: int = 2) 
     position = torch.zeros(n, width, dtype=torch.long)
     visible = torch.eye(width, dtype=torch.bool).repeat(n, 1, 1)
     columns = torch.zeros(n, n_nodes, dtype=torch.long)
+    on_left = model.tokenizer.padding_side == "left" and model.arch.left_padding
     for i, (prompt, own, tree) in enumerate(zip(prompts, sides, trees, strict=True)):
-        shift = width - stops[i] if model.tokenizer.padding_side == "left" else 0
+        shift = width - stops[i] if on_left else 0
         behind = torch.arange(len(tree.tokens)) + own[-1] + 1 + shift
         at = torch.cat([torch.tensor(own) + shift, behind])
         ids[i, at] = torch.tensor([*prompt, *tree.tokens])
@@ -139,7 +140,8 @@ def laid_out(
     first: Sequence[tuple[int, int]],
     on_left: bool = True,
 ) -> TokenBatch:
-    """Prompts, each with the tree of its own answers; `first` as in `AnswerTable`."""
+    """Prompts with their answers' trees; padded on the right where the model reads padding."""
+    on_left = on_left and model.arch.left_padding
     trees = [AnswerTree.of(own) for own in answers]
     rows = [(*ids, *tree.tokens) for ids, tree in zip(prompts, trees, strict=True)]
     ids, mask = padded(model, rows, on_left)

@@ -140,8 +140,7 @@ def decode(
     The cache is used up (`PrefixCache.branch` copies). `entries` says which entry of a value's
     prompt axis each row takes; `ends` are the tokens that end a row, by default the model's own,
     and `until` says of a row's new tokens whether they end it, too; `options` are those of
-    ``model.hf.generate`` (``repetition_penalty``, ``do_sample``, …); what is sampled follows the
-    random state (`seeded`).
+    ``model.hf.generate`` (``repetition_penalty``, …); what is sampled depends on `seeded`.
     Returns each row's new tokens, up to and with the one that ended it.
 
     Raises:

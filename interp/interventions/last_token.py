@@ -215,11 +215,15 @@ class _Variants:
         order = sorted(begins, key=lambda i: begins[i])
         row_of = torch.zeros(len(plans), dtype=torch.long)
         row_of[order] = torch.arange(len(order)) + 1
-        placed: dict[tuple[str, int], list[tuple[int, BoundEdit]]] = {}
+        placed: dict[tuple[str, int], dict[int, BoundEdit]] = {}
         for row, i in enumerate(order):
             for edit in edits[i]:
-                placed.setdefault((edit.site.name, edit.layer), []).append((row, edit))
-        rewrites = [_Rewrites.of(model, found) for found in placed.values()]
+                there, how = placed.setdefault((edit.site.name, edit.layer), {}), edit.rewrite
+                if how.basis is not None or how.of_norm or how.bounds or edit.fade or row in there:
+                    where = edit.site.at(edit.layer)
+                    raise PlanError(f"only one edit at {where} can be run here, of a fixed value.")
+                there[row] = edit
+        rewrites = [_Rewrites.of(model, [*found.items()]) for found in placed.values()]
         return cls(torch.tensor([begins[i] for i in order]), row_of, rewrites)
 
 

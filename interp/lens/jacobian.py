@@ -71,8 +71,7 @@ class JacobianLens(Result):
 
     def checked(self, model: Model) -> tuple[int, ...]:
         """The depths, for the model it was fitted on; `PlanError` for any other."""
-        now = identity(model)
-        if (now["weights"], now["config"]) != (self.weights, self.config):
+        if not {("weights", self.weights), ("config", self.config)} <= identity(model).items():
             raise PlanError(
                 f"this Jacobian lens was fitted on other weights or another config (of "
                 f"{self.model}) than {model.name} has now; fit one with interp.jacobian_lens."

@@ -277,10 +277,7 @@ class Model:
 
     @property
     def weights_hash(self) -> str:
-        """Hash of every weight's name, shape and bytes as they are now; results record it.
-
-        Formed anew once a weight was written, which PyTorch counts; not of a write to ``.data``.
-        """
+        """Hash of all weights' names and bytes as they are; a write to ``.data`` is not seen."""
         tensors = [x for _, x in state_parts(self.hf.state_dict().items()) if isinstance(x, Tensor)]
         version = tuple((x.data_ptr(), 0 if x.is_inference() else x._version) for x in tensors)
         known: Any = self.__dict__.get("_hashed")
@@ -290,12 +287,8 @@ class Model:
 
     def config_hash(self) -> str:
         """Hash of what the config says beside the weights: rotary base, windows, soft-caps, …."""
-        known = json.dumps(self.hf.config.to_dict(), default=str)
-
-        def lasting(part: dict[str, Any]) -> dict[str, Any]:
-            return {name: value for name, value in part.items() if name not in PASSING}
-
-        parts = json.loads(known, object_hook=lasting)
+        said = json.dumps(self.hf.config.to_dict(), default=str)
+        parts = json.loads(said, object_hook=lambda d: {k: d[k] for k in d.keys() - PASSING})
         return _hash([("config", json.dumps(parts, sort_keys=True))])
 
     def tokenizer_hash(self) -> str:

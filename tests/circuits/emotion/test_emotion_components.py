@@ -1,6 +1,7 @@
 """Scores and influence against the model itself: parts sum, zeroing by hooks, naive forwards."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from interp.errors import PlanError
 from interp.forward.hooks import hooked
 from interp.interventions import last_token
 from interp.interventions.last_token import final_states
-from interp.interventions.plan import Ablate, Add, Plan, SiteEdit
+from interp.interventions.plan import Ablate, Add, Clamp, Plan, ProjectOut, SiteEdit
 from interp.model.model import Model
 from interp.model.sites import SITES
 
@@ -183,6 +184,15 @@ def test_plans_at_the_last_token_equal_plain_forwards(tiny_model: Model, monkeyp
         torch.testing.assert_close(got[:, i], want, atol=1e-4, rtol=1e-4)
     with pytest.raises(PlanError, match="positions='last'"):
         final_states(tiny_model, PROMPTS, [Plan.of(Add("mlp_out", add, layers=2))])
+    here: Any = {"layers": 2, "positions": "last"}
+    for plan in (
+        Plan.of(ProjectOut("mlp_out", add, **here)),
+        Plan.of(Clamp("mlp_out", add, **here)),
+        Plan.of(Add("mlp_out", add, relative="norm", **here)),
+        Plan.of(Add("mlp_out", add, **here), Add("mlp_out", add, **here)),
+    ):
+        with pytest.raises(PlanError, match="only one edit at .*, of a fixed value"):
+            final_states(tiny_model, PROMPTS, [Plan(), plan])
 
 
 def edit_of(step: SiteEdit):

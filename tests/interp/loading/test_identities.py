@@ -3,9 +3,11 @@
 import copy
 import dataclasses
 import re
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -369,3 +371,30 @@ def test_the_built_in_families_are_whole():
         assert [block.whole for block in tiny(family).arch.layers] == [None] * len(
             tiny(family).arch.layers
         )
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ["llama", "falcon_h1"])
+def test_models_that_read_left_padding_run_padded_on_the_right(name: str, side: str):
+    """Pairs and answers of several lengths at once, as each pair alone."""
+    kind, options, _ = KINDS[name]
+    model = interp.load_model(random_model(kind, **options), tokenizer=word_tokenizer())
+    model = dataclasses.replace(model, arch=dataclasses.replace(model.arch, left_padding=False))
+    model.tokenizer.padding_side = side
+    rows = [asdict(pair) | {"answer": "w50 " * (i + 1)} for i, pair in enumerate(word_pairs())]
+    plan = {"zero": interp.Ablate("mlp_post", layers=1, positions="last")}
+
+    def measured(some: Any) -> list[np.ndarray]:
+        own: Any = {"n_random": 0, "progress": False}
+        return [
+            interp.patch(model, some, "resid_pre", "layer", at="last").values.values,
+            *(
+                interp.ablate(model, some, "m1", how, **own).reading()["ablated"].values
+                for how in ("zero", "resample")
+            ),
+            interp.sweep_plans(model, some, plan).values,
+        ]
+
+    alone = [measured(rows[i : i + 1]) for i in range(len(rows))]
+    for at_once, *each in zip(measured(rows), *alone, strict=True):
+        np.testing.assert_allclose(at_once, np.concatenate(each), atol=1e-4)
