@@ -26,8 +26,10 @@ from interp.results.folder import write_text
 FOLDER = Path(__file__).parent / "recipes"
 RECIPES = {file.stem: file for file in sorted(FOLDER.glob("*.json"))}
 """Name -> file of the shipped recipes."""
-BUILT_IN = ("unmodulated", "prompting", "demonstrations", "chat", "steering", "circuit")
-BUILT_IN += ("neurons", "heads", "circuit_prompting", "wrong_circuit", "wrong_vector", "random")
+BUILT_IN = (
+    *("unmodulated", "prompting", "demonstrations", "chat", "steering", "circuit", "neurons"),
+    *("heads", "circuit_prompting", "wrong_circuit", "wrong_vector", "random"),
+)
 """Conditions of every comparison, beside those that a recipe names."""
 CLOSING = ('"', "”", "\n")
 """Marks that end a reply: the quote that its prompt opened, or a new line."""

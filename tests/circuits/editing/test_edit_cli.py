@@ -195,7 +195,11 @@ def test_a_card_of_what_is_not_there_is_refused(folder: Path, tmp_path: Path, ca
     assert "no edit ffff" in refused(capsys, *command, "--edit", "ffff")
     one = ["edit", "card", str(ledger / "0001"), *command[3:], "--edit", "ffff"]
     assert "not ffff" in refused(capsys, *one)
-    assert "2 old objects were given" in refused(capsys, *command, "--old", "a", "--old", "b")
+    for names in (["a", "b"], [""]):
+        old = [part for name in names for part in ("--old", name)]
+        assert f"1 facts need as many old objects by name, not {names}" in refused(
+            capsys, *command, *old
+        )
 
 
 def test_a_target_out_of_reach_is_refused(tmp_path: Path, capsys, loaded):
