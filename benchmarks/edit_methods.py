@@ -75,7 +75,7 @@ CONTEXTS = 2  # of the five; the bare cloze comes first
 PER_BRIDGE = 3
 SCORED, LEARNT = 40, 140  # facts of the design half that score layers, and all that are used
 STRENGTHS = tuple(f"strength={part}" for part in (0.5, 0.7, 1.0))
-GRIDS = {"ace": tuple(f"thresholds={part}" for part in (0.83, 0.92, 1.0))}
+GRIDS = {"ace": tuple(f"thresholds={part}" for part in (1.0, 1.15, 1.3))}
 """Settings of a method's strength; `ace` has thresholds instead."""
 CRITERIA = np.array([0.85, 0.80])
 """Least specificity and control two-hop accuracy."""
