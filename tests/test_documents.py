@@ -156,7 +156,7 @@ def test_the_version_is_the_same_everywhere():
     assert f"\n## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
-LONG = ("02", "03", "04", "05", "07")
+LONG = ("02", "03", "04", "05", "07", "08")
 """Notebooks that take the longest, up to minutes each."""
 RUN = [
     pytest.param(path, marks=pytest.mark.slow if path.name.startswith(LONG) else ())

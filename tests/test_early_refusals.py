@@ -18,7 +18,9 @@ WRONG = {
     "patch": ["patch", *MODEL, "--pairs", NONE],
     "ablate": ["ablate", *MODEL, "--pairs", NONE],
     "ablate --neutral": ["ablate", *MODEL, "--pairs", "ioi", "--neutral", NONE],
-    "ablate --reference": ["ablate", *MODEL, "--pairs", "ioi", "--reference", NONE],
+    "ablate --reference": [
+        *("ablate", *MODEL, "--pairs", "ioi", "--kind", "mean", "--reference", NONE)
+    ],
     "ablate --components-file": ["ablate", *MODEL, "--pairs", "ioi", "--components-file", NONE],
     "attribute": ["attribute", *MODEL, "--pairs", NONE],
     "circuit discover": [

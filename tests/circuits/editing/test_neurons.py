@@ -236,9 +236,9 @@ def test_a_stage_of_neurons_takes_two_a_fact_and_never_one_twice(moments_of):
 
 def test_edits_that_take_the_same_neurons_are_refused_side_by_side(moments_of):
     model = tiny("llama")
-    moments = moments_of(model)
+    moments, own = moments_of(model), model.weights_hash
     made = [
-        Edit((fact,), got.changes, "neurons", model.name, model.weights_hash)
+        Edit((fact,), got.changes, "neurons", model.name, own)
         for fact in FACTS[:2]
         for got in write(model, [Request((fact,))], METHOD, moments, TEMPLATES)
     ]
@@ -251,7 +251,7 @@ def test_edits_that_take_the_same_neurons_are_refused_side_by_side(moments_of):
             made[1].apply(model)
         assert torch.equal(model.blocks[LAYER].mlp.gate_proj.weight, once)
         (on_top,) = write(model, [Request(FACTS[1:2])], METHOD, moments, TEMPLATES)
-        Edit(FACTS[1:2], on_top.changes, "neurons", model.name, model.weights_hash).apply(model)
+        Edit(FACTS[1:2], on_top.changes, "neurons", model.name, own).apply(model)
         ledger(model).applied[-1].undo(model)
     assert torch.equal(model.blocks[LAYER].mlp.gate_proj.weight, before)
 
