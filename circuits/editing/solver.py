@@ -7,12 +7,14 @@ untouched (AlphaEdit); M = 1 is plain least squares. With M = C^-1 it equals
 R K^T (lambda C + K K^T)^-1 by Woodbury's identity.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from circuits.editing.methods import MetricName
 from interp.brief import brief
@@ -23,6 +25,8 @@ RIDGE = 1e-4
 PROTECTED = 0.98
 """Of ``"null_space"``: part of the moment's trace that the protected directions hold. AlphaEdit's
 code cuts at an absolute singular value, which means another part on each model."""
+_DECOMPOSED: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""Moments -> what was decomposed of them, by name: many edits in a row share them."""
 
 
 @brief
@@ -49,17 +53,30 @@ class KeyMetric:
         if self.name == "inverse_moment":
             return float(len(self.moment))
         if self.name == "null_space":
-            return float(torch.einsum("ij,jk,ki->", self._null.T, self.moment, self._null))
+            return float((self.moment @ self._null).mul(self._null).sum())
         return float(self.moment.trace())
 
-    @cached_property
+    def _once(self, what: Any, make: Callable[[], Tensor]) -> Tensor:
+        known: Any = _DECOMPOSED.setdefault(self.moment, {})
+        key = what, self.moment._version
+        if key not in known:
+            known[key] = make()
+        return known[key]
+
+    @property
     def _factor(self) -> Float[Tensor, "d_in d_in"]:
+        return self._once("cholesky", self._cholesky)
+
+    @property
+    def _null(self) -> Float[Tensor, "d_in small"]:
+        return self._once(("null space", self.protected), self._small)
+
+    def _cholesky(self) -> Float[Tensor, "d_in d_in"]:
         ridge = RIDGE * self.moment.diagonal().mean()
         one = torch.eye(len(self.moment), dtype=self.moment.dtype)
         return torch.linalg.cholesky(self.moment + ridge * one)
 
-    @cached_property
-    def _null(self) -> Float[Tensor, "d_in small"]:
+    def _small(self) -> Float[Tensor, "d_in small"]:
         """Directions that hold the rest of the trace, smallest first."""
         values, vectors = torch.linalg.eigh(self.moment)
         values = values.clamp(min=0)

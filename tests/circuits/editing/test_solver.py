@@ -112,3 +112,17 @@ def test_dependent_keys_and_missing_numbers_are_refused():
         solve(metric, keys.expand(6, 2), residuals.expand(4, 2), 0.0)
     with pytest.raises(PlanError, match="not finite"):
         solve(metric, keys * torch.nan, residuals, 0.1)
+
+
+@pytest.mark.parametrize(("name", "by"), [("null_space", "eigh"), ("inverse_moment", "cholesky")])
+def test_a_moment_is_decomposed_once_for_all_edits(name, by, monkeypatch):
+    plain, calls = getattr(torch.linalg, by), []
+    monkeypatch.setattr(torch.linalg, by, lambda x: calls.append(len(x)) or plain(x))
+    m, keys = moment(7), torch.randn(7, 2, dtype=torch.float64)
+    first = KeyMetric(name, m, 0.9).apply(keys)
+    assert torch.equal(KeyMetric(name, m, 0.9).apply(keys), first) and calls == [7]
+    assert torch.equal(KeyMetric(name, m.clone(), 0.9).apply(keys), first) and calls == [7, 7]
+    m.add_(torch.eye(7).double(), alpha=5)
+    changed = KeyMetric(name, m, 0.9).apply(keys)
+    assert torch.equal(changed, KeyMetric(name, m.clone(), 0.9).apply(keys))
+    assert not torch.allclose(changed, first)
