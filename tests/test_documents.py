@@ -82,6 +82,18 @@ def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130
 
 
+def test_readme_has_five_limits():
+    section = (ROOT / "README.md").read_text().partition("## Limits\n")[2].partition("\n## ")[0]
+    assert len(re.findall(r"^- ", section, re.M)) == 5
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_guides_begin_with_when_one_needs_them(page: Path):
+    first = page.read_text().partition("## What for\n\n")[2].partition("\n\n")[0]
+    assert first.startswith("You ")
+    assert 2 <= len(re.findall(r"[.?](?:\s|$)", first)) <= 3
+
+
 @pytest.mark.parametrize("page", GUIDES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_guides_have_one_form(page: Path):
     text = page.read_text()
@@ -107,7 +119,8 @@ def test_every_figure_of_the_three_results_is_on_the_page_it_links_to():
     for entry in entries:
         (page,) = re.findall(r"\]\((docs/results/\w+\.md)\)", entry)
         text = (ROOT / page).read_text()
-        figures = re.findall(r"(?<![\w.])[+−]?\d*\.\d+|n = \d+|\d+e-\d", entry)
+        assert len(re.findall(r"\*\*[\d.×]+\*\*", entry)) == 1, "one number to remember"
+        figures = re.findall(r"(?<![\w.])[+−]?\d*\.\d+|n = \d+|\d+e-\d|\d+×", entry)
         assert figures
         assert not [figure for figure in figures if figure not in text], entry
 
