@@ -5,9 +5,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NEWEST := .venv-newest
 NEWEST_STAMP := $(NEWEST)/.installed
+LOWEST := .venv-lowest
+LOWEST_STAMP := $(LOWEST)/.installed
 NEWEST_TESTS := tests/interp/interventions tests/interp/model tests/interp/loading/test_loading.py tests/interp/loading/test_validation.py tests/interp/patching/test_patching.py tests/interp/forward/test_tails.py tests/interp/attribution/test_attribution_calls.py tests/circuits/editing/test_editing.py tests/test_doctor.py
 
-.PHONY: install demo test test-newest lint newcomer notebooks pages docs clean
+# one room of each kind, with numbers in it and no real model
+QUICK_TESTS := tests/test_house.py tests/test_options.py tests/test_early_refusals.py tests/interp/statistics tests/interp/results tests/interp/forward tests/interp/interventions/test_recording.py tests/interp/interventions/test_runs.py tests/interp/patching/test_metric_functions.py tests/interp/patching/test_patch_results.py tests/interp/attribution/test_path_patching.py tests/interp/attribution/test_logit_attribution.py tests/circuits/discovery/test_discovery.py tests/circuits/editing/test_solver.py tests/circuits/editing/test_neurons.py tests/circuits/emotion/test_emotion_components.py tests/circuits/recall_reasoning/test_recall_data.py
+# comparisons in fp32 and bf16 of every method of the core
+KERNEL_TESTS := tests/interp/attribution tests/interp/ablation tests/interp/forward tests/interp/patching/test_patched_answers.py tests/interp/loading/test_number_formats.py tests/circuits/query_value tests/circuits/editing/test_neurons.py tests/circuits/editing/test_trunk.py
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+.PHONY: install demo test quick test-kernels test-newest test-lowest models lint newcomer notebooks pages docs clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -30,23 +38,40 @@ demo: install
 	$(BIN)/interp edit apply --model gemma-3-270m --method ace --n-tokens 2048 --fact 'The country that [Napoleon] led is [Venezuela]' --ask 'Which country did Napoleon lead?' --ask 'What is the capital of the country that Napoleon led?' --ask 'What is the capital of the country that Hamid Karzai led?' --ledger runs/demo-edits
 	$(BIN)/interp edit undo --ledger runs/demo-edits
 
-test: install
+models: install
 	$(BIN)/interp models pull smollm2-135m
 	$(BIN)/interp models pull gemma-3-270m
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests
 
-# the newest versions that pyproject.toml allows, beside the pinned ones: what pip gives a newcomer.
-# torch alone stays pinned.
+test: models
+	$(PYTEST) tests
+
+quick: models
+	$(PYTEST) $(QUICK_TESTS)
+
+# as a processor without AVX-512 computes
+test-kernels: models
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) $(KERNEL_TESTS)
+
+# the newest and the lowest versions that pyproject.toml allows, beside the pinned ones: what pip
+# gives a newcomer, and what an old environment has. torch alone stays pinned. Their own warnings
+# of what will change are no errors.
 $(NEWEST_STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check $(shell grep '^torch==' constraints.txt) uv
 	$(NEWEST)/bin/uv pip install --quiet --upgrade --python $(NEWEST)/bin/python -e '.[dev]' $(shell grep '^torch==' constraints.txt)
 	@touch $@
 
-test-newest: $(NEWEST_STAMP)
-	$(NEWEST)/bin/interp models pull smollm2-135m
-	$(NEWEST)/bin/interp models pull gemma-3-270m
-	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -q -n 2 $(NEWEST_TESTS)
+$(LOWEST_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check $(shell grep '^torch==' constraints.txt) uv
+	$(LOWEST)/bin/uv pip install --quiet --resolution lowest-direct --python $(LOWEST)/bin/python -e '.[dev]' $(shell grep '^torch==' constraints.txt)
+	@touch $@
+
+test-newest: models $(NEWEST_STAMP)
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -q -n 2 --dist worksteal -W default $(NEWEST_TESTS)
+
+test-lowest: models $(LOWEST_STAMP)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n 2 --dist worksteal -W default $(NEWEST_TESTS)
 
 # runs them from top to bottom and keeps their outputs; static images need Chrome or Chromium
 notebooks: install
@@ -75,5 +100,5 @@ $(VENV)/.installed-docs: $(STAMP)
 
 # keeps the pulled models (they lie in the user's cache) and every run but the demo's
 clean:
-	rm -rf $(VENV) $(NEWEST) runs/demo runs/demo-edits build dist site .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) $(LOWEST) runs/demo runs/demo-edits build dist site .pytest_cache .ruff_cache .hypothesis
 	find interp circuits tests benchmarks datasets scripts -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -101,7 +101,7 @@ def _weights_by_hand(family: str, router: nn.Module, logits: Tensor) -> Tensor:
         for i in chosen:
             weights[i] = scores[i] / total * 1.7
         return weights
-    chosen = sorted(range(len(logits)), key=lambda i: -float(logits[i]))[:2]
+    chosen = sorted(range(len(logits)), key=lambda i: -logits[i].item())[:2]
     exps = logits.exp()
     # Qwen3-MoE takes a softmax over all experts, the others one over those chosen
     total = exps.sum() if family == "qwen3_moe" else sum(exps[i] for i in chosen)

@@ -53,9 +53,16 @@ def snippets(page: Path) -> str:
     return "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
 
 
-@pytest.mark.parametrize(
-    "page", [p for p in PAGES if snippets(p)], ids=lambda p: str(p.relative_to(ROOT))
-)
+STUDIES = ("circuits", "edit_card", "emotion_circuits", "emotion_map")
+"""Guides whose example is a small study of a real model, half a minute and more each."""
+EXAMPLES = [
+    pytest.param(p, marks=pytest.mark.slow if p.stem in STUDIES else ())
+    for p in PAGES
+    if snippets(p)
+]
+
+
+@pytest.mark.parametrize("page", EXAMPLES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_python_snippets_run(page: Path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     exec(compile(snippets(page), page.name, "exec"), {})
@@ -169,7 +176,7 @@ def test_the_version_is_the_same_everywhere():
     assert f"\n## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
-LONG = ("02", "03", "04", "05", "07", "08")
+LONG = ("02", "03", "04", "05", "06", "07", "08")
 """Notebooks that take the longest, up to minutes each."""
 RUN = [
     pytest.param(path, marks=pytest.mark.slow if path.name.startswith(LONG) else ())

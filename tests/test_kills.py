@@ -39,9 +39,15 @@ def check(verb: str, tmp_path: Path, times: int) -> None:
         assert content(out) == expected, n
 
 
-@pytest.mark.parametrize("verb", RUNS)
+LONG = ("circuit stability", "edit sequence", "feasible", "recall", "thought")
+"""Verbs whose run takes seconds; they resume by the same run folder as the others."""
+
+
+@pytest.mark.parametrize(
+    "verb", [pytest.param(v, marks=pytest.mark.slow if v in LONG else ()) for v in RUNS]
+)
 def test_a_killed_verb_goes_on(verb: str, tmp_path: Path):
-    check(verb, tmp_path, 1 if verb == "recall" else 2)
+    check(verb, tmp_path, 2)
 
 
 @pytest.mark.slow

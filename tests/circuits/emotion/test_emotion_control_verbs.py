@@ -68,9 +68,10 @@ def short(recipe: EmotionRecipe, model: str, judge: str, path: Path) -> str:
     ("name", "architecture"),
     [
         ("llama-3.2-3b-instruct", "Llama"),
-        pytest.param("qwen2.5-7b-instruct", "Qwen2", marks=pytest.mark.slow),
+        ("qwen2.5-7b-instruct", "Qwen2"),
     ],
 )
+@pytest.mark.slow
 def test_the_published_recipes_run_on_models_of_their_architecture(
     name: str, architecture: str, judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

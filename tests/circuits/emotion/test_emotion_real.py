@@ -10,6 +10,8 @@ from circuits.emotion.transfer import left_out, read_groups
 from interp.model.model import Model
 
 FRAMES = load_frames("datasets/emotion_frames.json")
+pytestmark = pytest.mark.slow  # a study of two models, a minute
+
 DISCOVERY = interleaved(load_scenarios("datasets/emotion_scenarios_discovery.jsonl"))[:8]
 TEST = interleaved(load_scenarios("datasets/emotion_scenarios_test.jsonl"))[:8]
 

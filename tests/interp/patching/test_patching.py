@@ -18,7 +18,9 @@ from interp.model.model import Model
 from interp.model.sites import SITES
 
 
-@pytest.mark.parametrize(("family", "side"), zip(FAMILIES, cycle(["left", "right"]), strict=False))
+@pytest.mark.parametrize(
+    ("family", "side"), list(zip(FAMILIES, cycle(["left", "right"]), strict=False))
+)
 def test_every_site_by_layer_and_position(family: str, side: str):
     model = dataclasses.replace(tiny(family), tokenizer=word_tokenizer(side))
     pairs = word_pairs()
