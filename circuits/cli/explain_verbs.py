@@ -92,6 +92,7 @@ def explain(
         return
     from circuits.explanation import AttributionGraph
     from circuits.explanation import explain as explained
+    from circuits.explanation.explain import node_budget
     from interp.results.run_folder import fingerprint, identity, in_one_piece
 
     if model is None or (prompt is None) == (pairs is None):
@@ -104,6 +105,7 @@ def explain(
         raise PlanError("--pairs have corrupt prompts of their own; leave --corrupt out.")
     if row is not None and pairs is None:
         raise PlanError("--row chooses one of --pairs; give them, or leave --row out.")
+    node_budget(nodes, share, edges)  # refused now, before a model is loaded
     chosen: Any = top if target is None else target if against is None else (target, against)
     given: Any = _pair(pairs or "", row, in_chat) if prompt is None else in_chat.prompt(prompt)
     other = None if corrupt is None else in_chat.prompt(corrupt)
