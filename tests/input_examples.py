@@ -14,7 +14,7 @@ from circuits.affect.emotion_choices import load_choices
 from circuits.affect.emotion_words import load_norms, load_words
 from circuits.cli.ablate import _components
 from circuits.discovery import Circuit, of_edges
-from circuits.discovery.ground_truth import validate_methods
+from circuits.discovery.ground_truth import score_methods
 from circuits.editing.evaluation.demonstrations import load_shots
 from circuits.editing.evaluation.formats import load_benchmark, load_cases
 from circuits.editing.fact import load_facts, load_preserved
@@ -232,7 +232,7 @@ def kinds() -> dict[str, Kind]:
         return Kind(file, content, load, {n.replace("_", "."): b for n, b in beside.items()})
 
     def marked(path: Path) -> Any:
-        return validate_methods(path.with_suffix(".npz"), ["eap"])
+        return score_methods(path.with_suffix(".npz"), ["eap"])
 
     return {
         "pairs": kind("p.jsonl", first("ioi.jsonl") + first("country_capitals.jsonl"), load_pairs),

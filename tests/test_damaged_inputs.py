@@ -396,7 +396,7 @@ MODEL = ["--model", "no-such-model"]
         ("pairs", ["attribute", *MODEL, "--pairs", "{}"]),
         ("pairs", ["circuit", "discover", *MODEL, "--out", "x", "--size", "3", "--pairs", "{}"]),
         ("circuit", ["circuit", "show", "{}"]),
-        ("program", ["circuit", "validate", "{}"]),
+        ("program", ["circuit", "score-methods", "{}"]),
         ("questions", ["query-value", "find", *MODEL, "--prompts", "{}"]),
         ("facts", ["edit", "apply", *MODEL, "--ledger", "x", "--facts", "{}"]),
         ("cases", ["edit", "evaluate", *MODEL, "--cases", "{}"]),

@@ -14,6 +14,8 @@ FACT = ["--prompt", "The capital of {} is", "--subject", "France", "--target", "
 NONE = "nowhere.jsonl"
 EFFECTS = ["emotion", "test", *MODEL, "--discovery", "d", "--out", "e"]
 COMPARED = ["emotion", "run", "--recipe", "smollm2-135m", "--out", "e"]
+EXPLAINED = ["explain", *MODEL, "--prompt", "a"]
+CHOICES = ["emotion", "choices", "v", *MODEL, "--emotions", "joy"]
 WRONG = {
     "patch": ["patch", *MODEL, "--pairs", NONE],
     "ablate": ["ablate", *MODEL, "--pairs", NONE],
@@ -53,9 +55,7 @@ WRONG = {
     "emotion vectors": ["emotion", "vectors", *MODEL, "--words", NONE, "--out", "v"],
     "emotion vectors --texts": ["emotion", "vectors", *MODEL, "--texts", NONE, "--out", "v"],
     "emotion map": ["emotion", "map", "v", "--norms", NONE],
-    "emotion choices": [
-        *("emotion", "choices", "v", *MODEL, "--emotions", "joy", "--questions", NONE)
-    ],
+    "emotion choices": [*CHOICES, "--questions", NONE],
     "emotion tokens": ["emotion", "tokens", "v", *MODEL, "--emotions", "joy", "--chat", NONE],
     "recall-reasoning run": ["recall-reasoning", "run", *MODEL, "--neutral", NONE, "--out", "r"],
     "recall-reasoning replicate": [
@@ -112,6 +112,11 @@ def test_what_no_model_has_is_told_before_one_is_loaded(
         (["edit", "evaluate", *MODEL, "--cases", "c", "--methods", "ace,memmit"], "mean 'memit'"),
         ([*EFFECTS, "--n", "0"], "settings: 'n' is 0"),
         ([*EFFECTS, "--strength", "nan"], "settings: 'strength' is nan"),
+        ([*EXPLAINED, "--nodes", "10", "--share", "0.5"], "nodes or a share, not both"),
+        ([*EXPLAINED, "--edges", "2"], "edges=2.0 is not a share of in-flow"),
+        ([*EXPLAINED, "--share", "0"], "share=0.0 is not a share of attributions"),
+        ([*CHOICES, "--n-random", "5"], "5 random directions and dose 0.1: give 10 directions"),
+        ([*CHOICES, "--dose", "nan"], "dose nan: give 10 directions or more, and a positive dose"),
         (["emotion", "circuit", *MODEL, "--out", "d", "--styles", ","], "settings: 'styles' "),
         (
             ["emotion", "circuit", *MODEL, "--out", "d", "--paper", " "],

@@ -11,6 +11,8 @@ from typer.main import get_command
 import interp
 from circuits.cli import ablate, attribute, bench, circuit_verbs, options, steer_verbs
 from circuits.cli.app import app, run
+from circuits.editing.evaluation.comparison_settings import ComparisonSettings
+from circuits.editing.evaluation.sequence_settings import SequenceSettings
 from interp.errors import InterpError, PlanError
 from interp.model.graph import component_name
 
@@ -72,6 +74,18 @@ def test_every_option_is_described_by_a_full_phrase(verb: str):
             assert re.match(r"[A-Za-z]", says), option.name
             assert says.endswith(".") and len(says.split()) >= 3, (option.name, says)
             assert not says.startswith("Of "), (option.name, says)
+
+
+@pytest.mark.parametrize(
+    ("verb", "settings"),
+    [("edit evaluate", ComparisonSettings), ("edit sequence", SequenceSettings)],
+)
+def test_both_languages_make_the_same_run_folder_by_default(verb: str, settings: Any):
+    given = {option.name: option.default for option in VERBS[verb].params}
+    for name, value in settings.model_validate({}).model_dump().items():
+        own = given.get({"n_asked": "asked", "n_controls": "controls"}.get(name, name), value)
+        listed = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        assert (own or None) in (value or None, listed), name
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -68,6 +68,21 @@ def test_text_is_steered_as_in_python(vector: Path, tmp_path: Path, capsys):
     )
 
 
+def test_a_vector_of_all_layers_is_exported_without_layer_0_which_is_said(tmp_path: Path, capsys):
+    made = interp.steering_vector(tiny("llama"), PAIRS)
+    vector, file = str(made.save(tmp_path / "all")), tmp_path / "all.gguf"
+    told = report(capsys, "steer", "export", vector, "--out", str(file))
+    assert told == {"file": str(file), "layers": [1, 2], "left_out": [0]}
+    assert SteeringVector.import_gguf(file).layers == (1, 2)
+    assert run(["steer", "export", vector, "--out", str(file)]) == 0
+    assert "layer 0 is left out: llama.cpp's format has no place" in capsys.readouterr().out
+    one, none = str(made.only(0).save(tmp_path / "one")), tmp_path / "x.gguf"
+    for given in ([vector, "--layers", "0-2"], [one]):
+        line = refused(capsys, "steer", "export", *given, "--out", str(none))
+        assert "no control vector for layer 0; choose others: --layers" in line
+    assert not none.exists()
+
+
 def test_what_cannot_be_done_is_refused(vector: Path, capsys):
     ask = ["steer", "generate", str(vector), "--model", "m", "--prompt", "w7"]
     assert "give a number of tokens, or 'sentence'" in refused(capsys, *ask, "--hold", "line")

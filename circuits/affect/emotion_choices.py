@@ -136,6 +136,15 @@ class EmotionChoices(Result):
         )
 
 
+def refuse_unusable(n_random: int, dose: float) -> None:
+    """Raise `PlanError` for too few random directions, or a dose that is not positive."""
+    if n_random < FEWEST or not (np.isfinite(dose) and dose > 0):
+        raise PlanError(
+            f"{n_random} random directions and dose {dose:g}: give {FEWEST} directions or more, "
+            "and a positive dose."
+        )
+
+
 def emotion_choices(
     model: Model,
     found: EmotionVectors,
@@ -157,12 +166,8 @@ def emotion_choices(
         PlanError: vectors of other weights; an emotion, layer, dose or number that cannot be used.
         DataError: no question can be asked.
     """
+    refuse_unusable(n_random, dose)
     found.of(model).rows(emotions)
-    if n_random < FEWEST or not (np.isfinite(dose) and dose > 0):
-        raise PlanError(
-            f"{n_random} random directions and dose {dose:g}: give {FEWEST} directions or more, "
-            "and a positive dose."
-        )
     at = tuple([found.layer] if layers is None else layers)
     vectors, rng = {name: found.steering(name) for name in emotions}, torch.Generator()
     rng.manual_seed(seed)

@@ -164,10 +164,16 @@ def choices(
     seed: Annotated[int, typer.Option(min=0, help="Random seed of these directions.")] = 0,
 ) -> Record:
     """Measure how steering with emotion vectors shifts choices, beside random directions."""
-    from circuits.affect.emotion_choices import EmotionChoices, emotion_choices, load_choices
+    from circuits.affect.emotion_choices import (
+        EmotionChoices,
+        emotion_choices,
+        load_choices,
+        refuse_unusable,
+    )
     from circuits.affect.emotion_vectors import EmotionVectors
     from interp.results.run_folder import fingerprint, identity, in_one_piece
 
+    refuse_unusable(n_random, dose)  # now, before a model is loaded
     asked, found, names = load_choices(questions), EmotionVectors.load(run), names_in(emotions)
     found.rows(names)
     options: dict[str, Any] = {"dose": dose, "layers": numbers("--layers", layers)}

@@ -1,4 +1,4 @@
-"""`interp circuit`: discover circuits, compare, show, export them, and validate methods."""
+"""`interp circuit`: discover circuits, compare, show, export them, and score methods."""
 
 import json
 from dataclasses import asdict
@@ -326,8 +326,8 @@ def export(
     stdout.print(f"wrote {out}", soft_wrap=True)
 
 
-@command(app, "interp circuit validate tracr-hist --methods exact,eap,eap-dg")
-def validate(
+@command(app, "interp circuit score-methods tracr-hist --methods exact,eap,eap-dg")
+def score_methods(
     program: Annotated[
         str, typer.Argument(help="tracr-hist, -sort, -reverse, -xproportion, or a .npz file.")
     ],
@@ -339,12 +339,12 @@ def validate(
     """Score attribution methods on a compiled program, whose true circuit is known."""
     import pandas as pd
 
-    from circuits.discovery.ground_truth import validate_methods
+    from circuits.discovery.ground_truth import score_methods as scored
 
     names = names_in(methods)
     if not names:
         raise PlanError("--methods names no method; give some, such as exact,eap,eap-dg.")
-    found = [asdict(one) for one in validate_methods(program, names, device)]
+    found = [asdict(one) for one in scored(program, names, device)]
     name, n_edges = Path(program).stem, int(2 * found[0]["half_edges"])
 
     def record() -> dict[str, Any]:

@@ -51,7 +51,7 @@ def evaluate(
     in_chat: InChat,
     methods: Annotated[
         str, choice((*METHODS, *INFORMED, *BASELINES), says("methods"), many=True)
-    ] = "ace,pmet,memit,rome,alphaedit,ifmet,ft,none",
+    ] = ",".join(ComparisonSettings.model_validate({}).methods),
     format: Annotated[
         str | None,
         choice(FORMATS, "Format of the cases; by default recognised from the fields of a row."),

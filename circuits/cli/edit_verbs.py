@@ -15,8 +15,6 @@ from circuits.editing.methods import INFORMED, METHODS, NAMES
 from interp.progress import bar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from circuits.editing import Edit, Fact
     from circuits.editing.ledger_folder import LedgerFolder
     from interp import Chat, Model
@@ -138,7 +136,9 @@ def apply(
             options: dict[str, Any] = {"n_tokens": n_tokens, "seed": seed, "progress": report}
             options |= {"preserve": preserve, "layers": layers, "implicit": implicit}
             made = edit(model, given, method, **options)
-        asked = _asked(model, ask or [], [made], chat)
+        unedited = _answers(model, ask or [], chat)
+        made.apply(model)
+        asked = _asked(ask or [], unedited, _answers(model, ask or [], chat))
         clozes = [Ask(0, fact.written(model), n_tokens=5) for fact in given]
         continued = generations(model, clozes, [()])
         run.finish(made.save)
@@ -156,8 +156,11 @@ def ask(
     ],
 ) -> Record:
     """Ask questions of the model without and with all edits of the ledger."""
-    edits = _ledger(ledger).edits
-    asked = _asked(on.load(), ask, edits, in_chat.options())
+    edits, chat, model = _ledger(ledger).edits, in_chat.options(), on.load()
+    unedited = _answers(model, ask, chat)
+    for one in edits:
+        one.apply(model)
+    asked = _asked(ask, unedited, _answers(model, ask, chat))
     edited = [one.id for one in edits]
     yield lambda: {"model": on.model, "ledger": str(ledger), "edits": edited, "asked": asked}
     stdout.print(f"with {len(edits)} edits of {ledger}:", markup=False)
@@ -217,10 +220,8 @@ def _edited(on: OnModel, ledger: "LedgerFolder") -> "Model":
     return model
 
 
-def _asked(
-    model: "Model", questions: list[str], edits: "Sequence[Edit]", chat: "Chat | None"
-) -> list[dict[str, str]]:
-    """Answers before and after edits, behind the evaluation's demonstrations or in a chat."""
+def _answers(model: "Model", questions: list[str], chat: "Chat | None") -> list[str]:
+    """Answers of the model as it is, behind the evaluation's demonstrations or in a chat."""
     from circuits.editing.evaluation.demonstrations import SHOTS
     from circuits.editing.evaluation.edited_models import Ask, asking, generations
 
@@ -228,11 +229,12 @@ def _asked(
         Ask(0, text, n_tokens=SHOTS.n_tokens, chat=chat) if chat else asking(SHOTS, text)
         for text in questions
     ]
-    before = generations(model, asks, [()])
-    for one in edits:
-        one.apply(model)
-    rows = zip(questions, before, generations(model, asks, [()]), strict=True)
-    return [{"question": q, "before": SHOTS.read(b), "after": SHOTS.read(a)} for q, b, a in rows]
+    return [SHOTS.read(text) for text in generations(model, asks, [()])]
+
+
+def _asked(questions: list[str], before: list[str], after: list[str]) -> list[dict[str, str]]:
+    rows = zip(questions, before, after, strict=True)
+    return [{"question": q, "before": b, "after": a} for q, b, a in rows]
 
 
 def _print_asked(asked: list[dict[str, str]]) -> None:

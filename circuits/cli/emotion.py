@@ -111,7 +111,6 @@ def directions(
     """Find where emotions point, and read unseen texts: other words, other frames, no word."""
     from circuits.emotion.texts import load_vignettes
     from circuits.emotion.transfer import tables, transfer_tests
-    from interp.results.folder import replacing
 
     given, folder = texts.load("test"), texts.datasets
     own = folder / "emotion_vignettes.jsonl" if folder else "emotion_vignettes"
@@ -122,12 +121,11 @@ def directions(
     read = (given.frames, given.events, vignettes, given.replies, n, say)
     bos = found.settings.double_bos
     readings = transfer_tests(model, found.by_style, *read, double_bos=bos)
-    table = tables(readings)
-    with replacing(discovery / "transfer.parquet") as file:
-        table.to_parquet(file, index=False)
-    at: Any = table[table["layer"] == found.layer]
+    table: Any = tables(readings)
+    at = table[table["layer"] == found.layer]
     record = {"model": on.model, "run": str(discovery), "layer": found.layer}
-    yield lambda: record | {"tests": at.to_dict("records")}
+    rows = {"tests": at.to_dict("records"), "all_layers": table.to_dict("records")}
+    yield lambda: record | rows
     print_table(at, f"accuracy at layer {found.layer} (chance 0.167; null: 95th percentile)")
 
 

@@ -24,7 +24,7 @@ EXAMPLES = (
     "--corrupt 'The capital of Italy is' --out runs/france",
     "interp explain --model smollm2-135m --pairs country_capitals --row capital-0001 --nodes 100 "
     "--out runs/france-pair",
-    "interp explain export runs/france --to france.json",
+    "interp explain export runs/france --out france.json",
 )
 FORMS = ("circuit-tracer", "html")
 RunArgument = Annotated[Path, typer.Argument(help="A run folder of `interp explain`.")]
@@ -92,6 +92,7 @@ def explain(
         return
     from circuits.explanation import AttributionGraph
     from circuits.explanation import explain as explained
+    from circuits.explanation.explain import node_budget
     from interp.results.run_folder import fingerprint, identity, in_one_piece
 
     if model is None or (prompt is None) == (pairs is None):
@@ -104,6 +105,7 @@ def explain(
         raise PlanError("--pairs have corrupt prompts of their own; leave --corrupt out.")
     if row is not None and pairs is None:
         raise PlanError("--row chooses one of --pairs; give them, or leave --row out.")
+    node_budget(nodes, share, edges)  # refused now, before a model is loaded
     chosen: Any = top if target is None else target if against is None else (target, against)
     given: Any = _pair(pairs or "", row, in_chat) if prompt is None else in_chat.prompt(prompt)
     other = None if corrupt is None else in_chat.prompt(corrupt)
@@ -197,12 +199,12 @@ def check(
 
 @command(
     app,
-    "interp explain export runs/france --to france.json",
-    "interp explain export runs/france --to france.html --format html",
+    "interp explain export runs/france --out france.json",
+    "interp explain export runs/france --out france.html --format html",
 )
 def export(
     run: RunArgument,
-    to: Annotated[Path, typer.Option(help="The file to write.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
     form: Annotated[
         str, choice(FORMS, "circuit-tracer's JSON, or a page in one file.", "--format")
     ] = "circuit-tracer",
@@ -210,15 +212,15 @@ def export(
     """Write a graph as JSON that circuit-tracer's front end opens, or as a page."""
     from circuits.explanation import AttributionGraph, write_circuit_tracer
 
-    if to.is_dir():
-        raise PlanError(f"--to {to} is a folder; name the file to write.")
+    if out.is_dir():
+        raise PlanError(f"--out {out} is a folder; name the file to write.")
     graph = AttributionGraph.load(run)
     if form == "html":
-        graph.report().write(to, standalone=True)
+        graph.report().write(out, standalone=True)
     else:
-        write_circuit_tracer(graph, to)
-    yield lambda: {"file": str(to), "format": form, "n_nodes": len(graph.nodes)}
-    stdout.print(f"wrote {to}", soft_wrap=True)
+        write_circuit_tracer(graph, out)
+    yield lambda: {"file": str(out), "format": form, "n_nodes": len(graph.nodes)}
+    stdout.print(f"wrote {out}", soft_wrap=True)
 
 
 @command(

@@ -114,13 +114,20 @@ def generate(
 def export(
     vector: VectorArgument,
     out: Annotated[Path, typer.Option(help="GGUF file to write.")],
-    layers: LayersOption = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Layers to write, such as 4,8-11; by default all but 0.")
+    ] = None,
     dose: Annotated[float, typer.Option(help="Factor that the file's vectors are times.")] = 1.0,
-) -> None:
+) -> Record:
     """Write a steering vector as a control vector of llama.cpp, which adds it at every token."""
     own, some = read_vector(vector), numbers("--layers", layers)
-    path = (own if some is None else own.only(some)).export_gguf(out, dose)
+    written = own.only(some or [layer for layer in own.layers if layer] or own.layers)
+    left_out = [0] if some is None and written.layers != own.layers else []
+    path = written.export_gguf(out, dose)
+    yield lambda: {"file": str(path), "layers": list(written.layers), "left_out": left_out}
     stdout.print(f"wrote {path}", soft_wrap=True, markup=False)
+    if left_out:
+        stdout.print("layer 0 is left out: llama.cpp's format has no place for it", soft_wrap=True)
 
 
 def read_vector(path: Path) -> "SteeringVector":

@@ -1,4 +1,4 @@
-"""Compiled programs as ground truth: their circuit is known, so methods can be validated."""
+"""Compiled programs as ground truth: their circuit is known, so methods can be scored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class MethodScore:
     n_pairs: int
 
 
-def validate_methods(
+def score_methods(
     path: str | Path, methods: Sequence[str], device: str | None = None
 ) -> list[MethodScore]:
     """Score attribution methods (`EDGE_METHODS`) on a compiled program: a name or ``.npz`` file.
@@ -62,7 +62,7 @@ def validate_methods(
     described = Path(path).with_suffix(".json")
     if not truth or stored is None:
         raise DataError(
-            f"{described} lacks gt_edges_resample_nonzero or edge_scores, which validation needs."
+            f"{described} lacks gt_edges_resample_nonzero or edge_scores, which scoring needs."
         )
     graph = Graph.of(model.arch)
     unknown = sorted({*truth, *stored} - {*graph.edge_names})

@@ -96,8 +96,9 @@ def _published(name: str, model: Model) -> tuple[Stage | FineTune | GradientStep
             return (replace(stage, value_norm=value_norm(model, stage)),)
     if name == "pmet":
         return (_pmet(layers),)
-    # IFMET's second stage: GPT-J layers 16 to 20 of 28 (arXiv 2410.06331)
-    return _pmet(layers), _two_hop(depth(model, *(i / 28 for i in range(16, 21))))
+    if name == "ifmet":  # second stage: GPT-J layers 16 to 20 of 28 (arXiv 2410.06331)
+        return _pmet(layers), _two_hop(depth(model, *(i / 28 for i in range(16, 21))))
+    raise ValueError(f"no settings of method {name!r}")
 
 
 def _ace(name: str, at: LayerSelection) -> Method:
@@ -111,6 +112,8 @@ def _ace(name: str, at: LayerSelection) -> Method:
         return Method(name, (value, query) if name == "ace" else (query, value))
     if name == "ace-paper":  # arXiv 2510.07896, section 4: value layers first, then query layers
         return Method(name, (_two_hop(at.value), _pmet(at.query)))
+    if name != "ace-released":
+        raise ValueError(f"no settings of method {name!r}")
     # the released code: single-hop prompts, one target at the last layer, attention written too
     both, groups = (*at.query, *at.value), (len(at.query), len(at.value))
     return Method(name, (replace(_pmet(both), groups=groups, writes=("z", "mlp_post")),))

@@ -61,9 +61,7 @@ def explain(
     `interp.attribution` for the linear rules.
     """
     started = time.perf_counter()
-    n = _budget(nodes, share)
-    if not 0 < edges <= 1:
-        raise PlanError(f"edges={edges} is not a share of in-flow; give more than 0, up to 1.")
+    n = node_budget(nodes, share, edges)
     given = explained_prompt(model, prompt, target, corrupt, metric, answers)
     run = LinearRun.of(model, given)
     _refuse_nothing(run)
@@ -75,7 +73,10 @@ def explain(
     return graph
 
 
-def _budget(nodes: int | None, share: float | None) -> int | None:
+def node_budget(nodes: int | None, share: float | None, edges: float) -> int | None:
+    """How many nodes are shown, ``None`` by a share; `PlanError` for settings of no graph."""
+    if not 0 < edges <= 1:
+        raise PlanError(f"edges={edges} is not a share of in-flow; give more than 0, up to 1.")
     if nodes is not None and share is not None:
         raise PlanError("give a number of nodes or a share, not both.")
     if share is not None and not 0 < share <= 1:

@@ -36,7 +36,8 @@ def write_control_vector(path: str | Path, directions: Directions, hint: str) ->
         raise PlanError(f"vectors for {path} hold NaN or infinity; give a finite dose.")
     if 0 in directions:
         raise PlanError(
-            "llama.cpp reads no control vector for layer 0; leave it out: vector.only(layers=...)."
+            "llama.cpp reads no control vector for layer 0; choose others: --layers, or in Python "
+            "vector.only(layers=...)."
         )
     with replacing(Path(path)) as beside:
         writer = GGUFWriter(beside, ARCHITECTURE)

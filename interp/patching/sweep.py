@@ -50,7 +50,7 @@ class Sweep:
         if not model.arch.causal:
             raise PlanError(
                 f"{model.name} attends in both directions and predicts no next token; use "
-                "`interp.attribute` or `interp circuit validate` on compiled programs."
+                "`interp.attribute` or `interp circuit score-methods` on compiled programs."
             )
         where, layer = model.site(site)
         axes = tuple(over.split(",")) if isinstance(over, str) else tuple(over)

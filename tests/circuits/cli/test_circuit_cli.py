@@ -1,4 +1,4 @@
-"""`interp circuit`: discover, evaluate, compare, show, export, validate; and what they refuse."""
+"""`interp circuit`: discover, evaluate, compare, show, export, score-methods; what is refused."""
 
 import functools
 import json
@@ -387,11 +387,11 @@ def test_a_circuit_is_exported(circuit: str, tmp_path: Path, capsys):
     assert "unknown format 'svg'" in line
 
 
-# --- validate ----------------------------------------------------------------------------------
+# --- score-methods -----------------------------------------------------------------------------
 
 
 def test_methods_are_marked_on_a_compiled_program(capsys):
-    report = said(capsys, "validate", "tracr-hist")
+    report = said(capsys, "score-methods", "tracr-hist")
     assert (report["program"], report["n_edges"]) == ("tracr-hist", 8)
     assert list(report["methods"]) == ["exact", "eap", "eap-ig", "eap-dg"]
     assert {name: mark["auroc"] for name, mark in report["methods"].items()} == {
@@ -402,16 +402,16 @@ def test_methods_are_marked_on_a_compiled_program(capsys):
         assert (mark["half_edges"], mark["n_pairs"]) == (4, 24)
         assert (mark["max_abs_error"] is None) == (name == "eap-dg")
     assert report["methods"]["eap-dg"]["forwards"] < 4
-    assert run(["circuit", "validate", "tracr-hist", "--methods", "eap"]) == 0
+    assert run(["circuit", "score-methods", "tracr-hist", "--methods", "eap"]) == 0
     assert "tracr-hist: 8 edges" in " ".join(capsys.readouterr().out.split())
-    line = refused(capsys, "circuit", "validate", "tracr-hist", "--methods", "eap-gd")
+    line = refused(capsys, "circuit", "score-methods", "tracr-hist", "--methods", "eap-gd")
     assert "unknown method 'eap-gd'" in line
 
 
 def test_a_missing_program_is_named(tmp_path: Path, capsys):
-    line = refused(capsys, "circuit", "validate", str(tmp_path / "none.npz"))
+    line = refused(capsys, "circuit", "score-methods", str(tmp_path / "none.npz"))
     assert "none.npz is missing" in line
-    line = refused(capsys, "circuit", "validate", "tracr-hits")
+    line = refused(capsys, "circuit", "score-methods", "tracr-hits")
     assert "Did you mean 'tracr-hist'" in line
 
 

@@ -77,15 +77,17 @@ def test_a_graph_leaves_as_a_file_and_comes_back(tmp_path: Path, capsys):
     graph, folder = hand_made(), tmp_path / "run"
     graph.save(folder)
     file, page = tmp_path / "graph.json", tmp_path / "graph.html"
-    assert run(["explain", "export", str(folder), "--to", str(file), "--json"]) == 0
+    assert run(["explain", "export", str(folder), "--out", str(file), "--json"]) == 0
     assert last_json(capsys.readouterr().out)["n_nodes"] == len(graph.nodes)
-    assert run(["explain", "export", str(folder), "--to", str(page), "--format", "html"]) == 0
+    assert run(["explain", "export", str(folder), "--out", str(page), "--format", "html"]) == 0
     assert "interp-graph" in page.read_text("utf-8")
     again = tmp_path / "again"
     assert run(["explain", "import", str(file), "--out", str(again)]) == 0
     same(AttributionGraph.load(again), graph)
     capsys.readouterr()
-    assert "is a folder" in refused(capsys, "explain", "export", str(folder), "--to", str(tmp_path))
+    assert "is a folder" in refused(
+        capsys, "explain", "export", str(folder), "--out", str(tmp_path)
+    )
     file.write_text("{}")
     assert "'metadata' is missing" in refused(capsys, "explain", "import", str(file), "--out", "x")
     assert not (tmp_path / "x").exists()

@@ -11,7 +11,7 @@ import torch
 import interp
 from circuits.discovery import Evaluator, acdc, all_edges, criteria, edge_pruning, of_edges
 from circuits.discovery.evaluator import prepared
-from circuits.discovery.ground_truth import program_contrast, validate_methods
+from circuits.discovery.ground_truth import program_contrast, score_methods
 from interp.attribution.attribute import edges_by
 from interp.attribution.exact import exact_nodes
 from interp.errors import DataError, ModelError, PlanError
@@ -61,7 +61,7 @@ def test_programs_compute_what_they_were_compiled_to(name: str):
 def test_stored_scores_are_reproduced_and_the_circuit_found(name: str):
     marks = {
         m.method: m
-        for m in validate_methods(at(name), ["exact", "eap", "eap-ig", "clean-corrupted", "eap-dg"])
+        for m in score_methods(at(name), ["exact", "eap", "eap-ig", "clean-corrupted", "eap-dg"])
     }
     assert marks["exact"].auroc == 1.0
     for method in ("exact", "eap", "eap-ig", "clean-corrupted"):

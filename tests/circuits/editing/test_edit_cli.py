@@ -11,7 +11,7 @@ from planted_cases import PLAIN, planted, sharp, single_edit_files
 from test_cli import last_json, refused, saved
 
 import interp
-from circuits.cli import edit_evaluation
+from circuits.cli import edit_evaluation, edit_verbs
 from circuits.cli.app import run
 from circuits.editing import layer_search
 from circuits.editing.evaluation import Ask, conditions, generations
@@ -155,6 +155,14 @@ def test_facts_of_a_file_are_written_together_and_shown(folder: Path, tmp_path: 
     assert "w1 w2 w10 w11 w40: now 'w40 " in out and "w3 w13 w41: now 'w41 " in out
     assert run(["edit", "list", "--ledger", str(ledger)]) == 0
     assert "w1 w2 w10 w11 w40" in " ".join(capsys.readouterr().out.split())
+
+
+def test_how_facts_go_on_is_read_with_the_edit_whatever_is_asked(
+    folder: Path, tmp_path: Path, capsys, monkeypatch
+):
+    monkeypatch.setattr(edit_verbs, "_asked", lambda *given: [])
+    made = said(capsys, "apply", *on(folder, tmp_path / "edits"), *FACT)
+    assert made["asked"] == [] and made["answers"][0].startswith("w40")
 
 
 # --- the card ----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 import interp
 from benchmarks.edit_cost import whole_prompts
-from circuits.editing import Fact, edit, export, ledger, merge, moments
+from circuits.editing import Fact, edit, export, ledger, merge, moments, presets
 from circuits.editing.change import Change, under
 from circuits.editing.edit import Edit
 from circuits.editing.evaluation.edited_models import Ask, continuing_tokens, generations
@@ -19,7 +19,7 @@ from circuits.editing.fact import PreservedQuestion, refuse_conflicts
 from circuits.editing.fact_prompts import EditPrompt, edit_prompts, essence_prompt
 from circuits.editing.keys import keys_at, outputs_at
 from circuits.editing.layer_selection import LayerSelection
-from circuits.editing.methods import Method, Search, Stage
+from circuits.editing.methods import METHODS, Method, Search, Stage
 from circuits.editing.moments import own_samples, second_moments
 from circuits.editing.presets import preset
 from circuits.editing.targets import ROUNDS, FactPrompts, search_targets
@@ -85,6 +85,13 @@ def test_bad_facts_are_refused_in_a_sentence():
         preset("ace", tiny("llama"))
     with pytest.raises(DataError, match="the package has no layers; choose those of"):
         edit(tiny("llama"), FACTS[:1], "ace")
+
+
+@pytest.mark.parametrize("name", ["ifmet-2", "ft-nas", "ace-2"])
+def test_a_listed_method_without_settings_is_not_taken_for_another(name: str, monkeypatch):
+    monkeypatch.setattr(presets, "METHODS", (*METHODS, name))
+    with pytest.raises(ValueError, match=f"no settings of method '{name}'"):
+        preset(name, tiny("llama"), LayerSelection((0, 1), (2,)))
 
 
 def test_a_subject_without_a_token_of_its_own_is_refused_before_anything_is_computed(monkeypatch):

@@ -51,11 +51,15 @@ def test_circuit_then_the_others_go_on_from_its_folder(
     seen = ["emotion", "directions", *begin, "--events", "emotion_scenarios_discovery"]
     assert run(seen) == 2
     assert "8 of the scenarios were seen in discovery" in capsys.readouterr().err
+    sealed = sorted(Path(out).rglob("*"))
     assert run(["emotion", "directions", *begin, "--n", "2", "--json"]) == 0
-    tests = {row["test"]: row for row in last_json(capsys.readouterr().out)["tests"]}
+    read = last_json(capsys.readouterr().out)
+    tests = {row["test"]: row for row in read["tests"]}
     assert {"synonyms", "vignettes", "demonstrations", "replies"} <= set(tests)
     assert tests["vignettes"]["n"] == 120 and tests["felt:A→felt:B"]["n"] == 36
-    assert (tmp_path / "d" / "transfer.parquet").is_file()
+    assert [row["layer"] for row in read["all_layers"]] == [0, 1, 2] * len(tests)
+    assert all(row in read["all_layers"] for row in read["tests"])
+    assert sorted(Path(out).rglob("*")) == sealed  # nothing is put beside what was sealed
 
 
 def test_what_is_refused(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -273,7 +273,7 @@ def test_an_altered_manifest_is_named_and_pages_are_not_sealed(tmp_path: Path):
     out = tmp_path / "run"
     small_run(out)
     (out / "index.html").write_text("another page")
-    (out / "transfer.parquet").write_text("added by another verb")
+    (out / "notes.txt").write_text("added by hand")
     folder.read(out, "test")
     file = out / "manifest.json"
     file.write_text(file.read_text("utf-8").replace('"ä"', '"ö"'), "utf-8")
