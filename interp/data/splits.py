@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Int
 
+from interp.data.pair_records import no_span
 from interp.data.pairs import Excluded, Pair, PromptPairs
-from interp.errors import DataError, did_you_mean, shown
+from interp.errors import DataError, shown
 
 HALVES: Mapping[str, float] = {"discovery": 0.5, "test": 0.5}
 N_DEALS = 100
@@ -105,7 +106,7 @@ def _entities(
     texts: list[str] = []
     for name in [by] if isinstance(by, str) else by:
         if name not in pair.spans:
-            raise DataError(f"{pair.where}: no span {name!r}. {did_you_mean(name, pair.spans)}")
+            raise DataError(f"{pair.where}: {no_span(name, pair.spans)}")
         ranges = zip((pair.clean, pair.corrupt), pair.spans[name], strict=True)
         texts += [text[start:end] for text, (start, end) in ranges]
     return tuple(dict.fromkeys(texts))

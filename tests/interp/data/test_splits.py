@@ -152,6 +152,9 @@ def test_refusals_say_what_to_do():
         split_by_entity(pairs)
     with pytest.raises(DataError, match="row 1: no span 'subjet'. Did you mean 'subject'?"):
         split_by_entity(pairs, "subjet")
+    how = r'give it in each row: "spans": {"noun": \["TEXT IN CLEAN", "TEXT IN CORRUPT"\]}'
+    with pytest.raises(DataError, match=rf"row 1: no span 'noun'. Available: subject; {how}"):
+        split_by_entity(pairs, "noun")
     with pytest.raises(DataError, match="row 1: `by` found no entity in 'a is'; return one"):
         split_by_entity(pairs, lambda pair: [])
     for fractions in ({"a": 0.5, "b": 0.4}, {"a": 1.5, "b": -0.5}, {}):
