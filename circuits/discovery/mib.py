@@ -36,6 +36,7 @@ class _Own(Row):
     model: str = ""
     weights_hash: str = ""
     prompts: tuple[str, ...] = ()
+    choice: dict[str, Any] = {}
     provenance: dict[str, Any] = {}
 
 
