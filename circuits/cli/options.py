@@ -385,16 +385,15 @@ class PairRows:
     def held_out(self, in_chat: InChat) -> "tuple[PromptPairs, PromptPairs]":
         """Of the discovery half pairs to score, others to choose a size on; `limit` each."""
         rows = replace(self, limit=None).load("discovery", in_chat)
-        scored, held_out = self._split(rows, {"scores": 0.5, "size": 0.5}).values()
-        return scored[: self.limit], held_out[: self.limit]
+        parts = self._split(rows, {"scores": 0.5, "size": 0.5})
+        return parts["scores"][: self.limit], parts["size"][: self.limit]
 
     def _split(self, rows: "PromptPairs", parts: Mapping[str, float]) -> Any:
         """By entity if asked for, else by prompt; says how many pairs are lost."""
         from circuits.cli.output import stderr
-        from interp.data.splits import split_by_entity
+        from interp.data.splits import split_by_entity as split
 
-        by = self.split_by and self.split_by.split(",")
-        halves = split_by_entity(rows, by, parts, self.split_seed)
+        halves = split(rows, self.split_by and self.split_by.split(","), parts, self.split_seed)
         for first in halves.dropped[:1]:
             n = f"{len(halves.dropped)} of {len(rows)} pairs are in neither half"
             stderr.print(escape(f"{n}; first: {first.where}: {first.reason}"), soft_wrap=True)

@@ -108,13 +108,11 @@ class Circuit(Result):
         """How its size was chosen, in a sentence."""
         if not self.choice:
             return "Its size was given."
-        f, n, of = (self.choice[name] for name in ("f", "components", "of_components"))
         return (
-            f"Its size, {n} of {of} components, is the smallest size tried with "
-            f"{self.choice['criterion']} on {self.choice['n_pairs']} held-out pairs: f = "
-            f"{f['value']:.3f} (95 % interval {f['low']:.3f} to {f['high']:.3f}), where it was "
-            "chosen; evaluate it on others."
-        )
+            "Its size, {components} of {of_components} components, is the smallest size tried with "
+            "{criterion} on {n_pairs} held-out pairs: f = {f[value]:.3f} (95 % interval "
+            "{f[low]:.3f} to {f[high]:.3f}), where it was chosen; evaluate it on others."
+        ).format(**self.choice)
 
     # --- files ---
 
