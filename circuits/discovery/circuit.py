@@ -57,7 +57,7 @@ class Circuit(Result):
     model: str = ""
     weights_hash: str = ""
     prompts: tuple[str, ...] = field(default=(), repr=False)
-    choice: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    choice: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @property
     def n_edges(self) -> int:
@@ -98,7 +98,7 @@ class Circuit(Result):
             "n_nodes": len(self.nodes),
             "n_neurons": sum(map(len, self.neurons.values())) if self.neurons else None,
             "n_prompts": len(self.prompts),
-            "choice": dict(self.choice) or None,
+            "choice": self.choice,
             "nodes": list(self.nodes),
             "top": [{"edge": name, "score": score} for name, score in self.strongest()],
         }
@@ -118,7 +118,7 @@ class Circuit(Result):
 
     def to_json(self) -> dict[str, Any]:
         """MIB's record: config, nodes, and every edge with its score; ours under ``"interp"``."""
-        own = self.named("method", "model", "weights_hash") | {"choice": dict(self.choice)}
+        own = self.named("method", "model", "weights_hash") | {"choice": self.choice}
         own |= {"prompts": list(self.prompts), "provenance": dict(self.provenance)}
         return mib.record(self.graph, self.edges, self.scores, self.neurons, self.nodes, own)
 

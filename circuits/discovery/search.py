@@ -251,6 +251,10 @@ def discover(
             rows, held_out = split_by_entity(rows, None).values()
         data = Evaluator.of(model, held_out, settings.metric, answers=settings.answers)
         warn_of(data.excluded, len(data.ids))
+        if len(data.ids) < 2:
+            raise PlanError(
+                f"{held_out.source}: a size needs 2 held-out pairs; give more, or --size."
+            )
 
     def scored(way: str) -> Any:
         of, over = SCORED[way]

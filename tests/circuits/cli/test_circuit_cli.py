@@ -141,6 +141,7 @@ def test_a_folder_keeps_the_scores_and_resumes(folder: Path, tmp_path: Path, cap
     [
         (["--select", "best"], "unknown select 'best'"),
         (["--select", "edge-pruning"], "--select edge-pruning needs --size"),
+        (["--limit", "1"], "discovery.jsonl, size: a size needs 2 held-out pairs; give more, or"),
         (["--split-by", "noun"], "no span 'noun'. Available: subject; give it in each row"),
         ([], "no circuit of 50 % of the components or fewer is faithful (0.9 <= f <= 1.1) on the"),
         (["--select", "acdc"], "--select acdc needs --threshold"),
@@ -195,6 +196,12 @@ def test_without_a_size_the_smallest_faithful_one_is_chosen_on_held_out_pairs(
     assert (choice["components"], choice["f"]["value"]) == (sizes[at], pytest.approx(f[at], 1e-3))
     assert [row["f"] for row in choice["tried"]] == pytest.approx(f[: at + 1], 1e-3, 1e-3)
     assert circuit.edge_names == drawn[at].edge_names
+    damaged = json.loads((tmp_path / "c" / "circuit.json").read_text())
+    damaged["interp"]["choice"].pop("f")
+    (tmp_path / "bad.json").write_text(json.dumps(damaged))
+    assert "bad.json: 'interp.choice" in refused(
+        capsys, "circuit", "show", str(tmp_path / "bad.json")
+    )
     line = f"the smallest size tried with {choice['criterion']} on {choice['n_pairs']} held-out"
     assert line in html.unescape(shown(capsys, tmp_path / "c"))
     assert run(["circuit", *command]) == 0
