@@ -98,7 +98,7 @@ def test_without_json_there_are_tables(command: list[str], capsys: pytest.Captur
         ([], "--mode set needs --components or --components-file"),
         (["--mode", "some"], ""),
         (["--components", "a0.h9"], "heads 0 to 3"),
-        (["--components", "a1", "--cluster-by", "city"], "no span 'city' to cluster by"),
+        (["--components", "a1", "--cluster-by", "city"], "no span 'city'. Available: subject;"),
         (["--components", "a1", "--reference", "ioi"], "is of --kind mean, not resample"),
         (["--components", "a1", "--components-file", "x"], "are both given; leave one out"),
     ],

@@ -103,13 +103,18 @@ def discover(
             return search.select(Scores.load(scores), settings, str(scores))
 
     else:
-        rows = PairRows(pairs or "", limit, split_by, split_seed).load("discovery", in_chat)
+        chosen_rows, held = PairRows(pairs or "", limit, split_by, split_seed), None
+        if settings.chooses_size:
+            rows, held = chosen_rows.held_out(in_chat)
+        else:
+            rows = chosen_rows.load("discovery", in_chat)
         loaded = how.load(model or "")
-        rows = rows.rendered(loaded)
+        rows, held = rows.rendered(loaded), held and held.rendered(loaded)
         named = names_of(rows) | identity(loaded)
+        named |= {"held_out": fingerprint(held)} if held else {}
 
         def find(keep: Path | None) -> "Circuit":
-            return search.discover(loaded, rows, settings, keep)
+            return search.discover(loaded, rows, settings, keep, held)
 
     if out.suffix == ".json":
         found, file = find(None), out
@@ -125,6 +130,8 @@ def _print_summary(found: "Circuit") -> None:
     import pandas as pd
 
     stdout.print(escape(repr(found)))
+    if found.choice:
+        stdout.print(escape(found.chosen_by), soft_wrap=True)
     strongest = found.strongest()
     if strongest:
         print_table(pd.DataFrame(strongest, columns=["edge", "score"]), "strongest edges")

@@ -1,23 +1,41 @@
 """`interp explain`: one prompt as an attribution graph; check it, export and import it."""
 
+import shlex
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 from rich.markup import escape
 
 from circuits.cli.grouped import Record, command, spread
 from circuits.cli.options import AnswersOption, InChat, Into, IntoFolder, Loading, choice
 from circuits.cli.output import neutral_text, print_run, print_table, stdout
-from interp.errors import DataError, PlanError, did_you_mean
+from interp.errors import DataError, PlanError, did_you_mean, shown
 
 if TYPE_CHECKING:
     from circuits.explanation import AttributionGraph
     from interp.data.pairs import Pair
 
+
+class PromptOrVerb(typer.core.TyperGroup):
+    """`explain` and its verbs, which says where a prompt goes that was given as a verb."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The verb; `PlanError` where it is none and like none."""
+        if args[0] in self.commands or get_close_matches(args[0], self.commands):
+            return super().resolve_command(ctx, args)
+        raise PlanError(
+            f"{shown(args[0])} is no command of `interp explain`; a prompt is given by its option: "
+            f"interp explain --model NAME --prompt {shlex.quote(args[0])}"
+        )
+
+
 app = typer.Typer(
-    help="Explain one prompt as an attribution graph; check, export and import graphs."
+    cls=PromptOrVerb,
+    help="Explain one prompt as an attribution graph; check, export and import graphs.",
 )
 EXAMPLES = (
     "interp explain --model smollm2-135m --prompt 'The capital of France is' --target ' Paris' "

@@ -3,8 +3,8 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -376,16 +376,25 @@ class PairRows:
 
     def load(self, half: str, in_chat: InChat) -> "PromptPairs":
         """The pairs of one half (all of them without `split_by`), of which the first `limit`."""
-        from circuits.cli.output import stderr
         from interp.data.pairs import load_pairs
-        from interp.data.splits import split_by_entity
+        from interp.data.splits import HALVES
 
         rows = in_chat.rows(load_pairs(self.pairs))
-        if self.split_by:
-            halves = split_by_entity(rows, self.split_by.split(","), seed=self.split_seed)
-            for first in halves.dropped[:1]:
-                n = f"{len(halves.dropped)} of {len(rows)} pairs are in neither half"
-                said = f"{n}; first: {first.where}: {first.reason}"
-                stderr.print(escape(said), soft_wrap=True)
-            rows = halves[half]
-        return rows[: self.limit]
+        return (self._split(rows, HALVES)[half] if self.split_by else rows)[: self.limit]
+
+    def held_out(self, in_chat: InChat) -> "tuple[PromptPairs, PromptPairs]":
+        """Of the discovery half pairs to score, others to choose a size on; `limit` each."""
+        rows = replace(self, limit=None).load("discovery", in_chat)
+        parts = self._split(rows, {"scores": 0.5, "size": 0.5})
+        return parts["scores"][: self.limit], parts["size"][: self.limit]
+
+    def _split(self, rows: "PromptPairs", parts: Mapping[str, float]) -> Any:
+        """By entity if asked for, else by prompt; says how many pairs are lost."""
+        from circuits.cli.output import stderr
+        from interp.data.splits import split_by_entity as split
+
+        halves = split(rows, self.split_by and self.split_by.split(","), parts, self.split_seed)
+        for first in halves.dropped[:1]:
+            n = f"{len(halves.dropped)} of {len(rows)} pairs are in neither half"
+            stderr.print(escape(f"{n}; first: {first.where}: {first.reason}"), soft_wrap=True)
+        return halves

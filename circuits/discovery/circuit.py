@@ -44,6 +44,7 @@ class Circuit(Result):
         neurons: by MLP node, the neurons in the circuit; all of them where an MLP is absent.
         method: how it was found.
         prompts: every prompt that discovery saw; evaluation refuses them.
+        choice: how its size was chosen, if it was: criterion, f on held-out pairs, what was tried.
     """
 
     KIND: ClassVar[str] = "circuit"
@@ -56,6 +57,7 @@ class Circuit(Result):
     model: str = ""
     weights_hash: str = ""
     prompts: tuple[str, ...] = field(default=(), repr=False)
+    choice: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @property
     def n_edges(self) -> int:
@@ -96,15 +98,27 @@ class Circuit(Result):
             "n_nodes": len(self.nodes),
             "n_neurons": sum(map(len, self.neurons.values())) if self.neurons else None,
             "n_prompts": len(self.prompts),
+            "choice": self.choice,
             "nodes": list(self.nodes),
             "top": [{"edge": name, "score": score} for name, score in self.strongest()],
         }
+
+    @property
+    def chosen_by(self) -> str:
+        """How its size was chosen, in a sentence."""
+        if not self.choice:
+            return "Its size was given."
+        return (
+            "Its size, {components} of {of_components} components, is the smallest size tried with "
+            "{criterion} on {n_pairs} held-out pairs: f = {f[value]:.3f} (95 % interval "
+            "{f[low]:.3f} to {f[high]:.3f}), where it was chosen; evaluate it on others."
+        ).format(**self.choice)
 
     # --- files ---
 
     def to_json(self) -> dict[str, Any]:
         """MIB's record: config, nodes, and every edge with its score; ours under ``"interp"``."""
-        own = self.named("method", "model", "weights_hash")
+        own = self.named("method", "model", "weights_hash") | {"choice": self.choice}
         own |= {"prompts": list(self.prompts), "provenance": dict(self.provenance)}
         return mib.record(self.graph, self.edges, self.scores, self.neurons, self.nodes, own)
 
@@ -183,7 +197,7 @@ class Circuit(Result):
             lead=f"{self.n_edges} of {self.graph.n_edges} edges ({share:.2%}) and "
             f"{len(self.nodes)} nodes.",
             sections=[Section("Drawing", [drawing]), *([Section("Edges", tables)] * bool(tables))],
-            method=(f"Found by: {found} prompts, which evaluation refuses.",),
+            method=(f"Found by: {found} prompts, which evaluation refuses.", self.chosen_by),
             provenance=self.provenance | {"weights": self.weights_hash},
         )
 

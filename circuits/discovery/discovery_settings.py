@@ -39,7 +39,10 @@ class DiscoverySettings(BaseModel):
         "default top.",
     )
     size: str | None = Field(
-        None, description="Components to take: a number, or a fraction of all, such as 0.02."
+        None,
+        description="Components to take: a number, or a part of all, such as 0.02; by default the "
+        "smallest of 0.001 to 0.5 that is faithful (0.9 <= f <= 1.1; f >= 0.9 with --signed) on "
+        "held-out pairs: half of those given, or of the discovery half.",
     )
     threshold: float | None = Field(
         None, description="Lowest score kept (threshold), or ACDC's threshold, in metric units."
@@ -53,9 +56,14 @@ class DiscoverySettings(BaseModel):
     )
     seed: int = Field(0, description="Random seed for the masks of edge pruning; by default 0.")
 
+    @property
+    def chooses_size(self) -> bool:
+        """Whether the size is chosen on pairs held out for it."""
+        return self.size is None and self.select in SCORED and self.select != "threshold"
+
     def check(self) -> None:
         """Refuse (`PlanError`) settings that are missing, or that would go unused."""
-        if self.select not in NEEDS_THRESHOLD and self.size is None:
+        if self.select == "edge-pruning" and self.size is None:
             raise PlanError(f"--select {self.select} needs --size: a number, or a part of all.")
         if self.select in NEEDS_THRESHOLD and self.threshold is None:
             raise PlanError(f"--select {self.select} needs --threshold.")

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Required
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from interp.data.records import Count, Finite, Index, Row, checked
 from interp.errors import DataError, PlanError, shown
@@ -29,6 +30,22 @@ class _Edge(Row):
     score: Finite | None = None
 
 
+class _Interval(TypedDict):
+    value: Finite
+    low: Finite
+    high: Finite
+
+
+class _Choice(TypedDict, total=False):
+    criterion: Required[str]
+    components: Required[Count]
+    of_components: Required[Count]
+    n_pairs: Required[Count]
+    f: Required[_Interval]
+    source: str
+    tried: list[dict[str, Finite]]
+
+
 class _Own(Row):
     """What MIB has no field for."""
 
@@ -36,6 +53,7 @@ class _Own(Row):
     model: str = ""
     weights_hash: str = ""
     prompts: tuple[str, ...] = ()
+    choice: _Choice | None = None
     provenance: dict[str, Any] = {}
 
 

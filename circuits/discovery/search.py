@@ -15,6 +15,7 @@ from torch import Tensor
 from circuits.discovery.circuit import Circuit, all_edges, prune
 from circuits.discovery.discovery_settings import SCORED, DiscoverySettings
 from circuits.discovery.evaluator import Evaluator
+from circuits.discovery.faithfulness import GRID
 from circuits.discovery.ranking import (
     greedy_edges,
     threshold_edges,
@@ -24,13 +25,15 @@ from circuits.discovery.ranking import (
 )
 from interp.attribution.attribute import attribute_to
 from interp.attribution.scores import Scores
-from interp.data.pairs import PromptPairs
+from interp.data.pairs import PromptPairs, warn_of
+from interp.data.splits import split_by_entity
 from interp.errors import PlanError
 from interp.metrics import as_metric
 from interp.model.graph import Graph
 from interp.model.model import Model
 from interp.progress import Progress, bar, reported
 from interp.results.run_folder import RunFolder
+from interp.statistics import bootstrap_ratio
 
 
 def acdc(
@@ -178,25 +181,80 @@ def select(scores: Scores, settings: DiscoverySettings, where: str = "the scores
             f"{where} holds {scores.KIND.replace('_', ' ')}, and --select {settings.select} needs "
             f"scores of {of}: `interp attribute --of {of}`."
         )
+    if settings.chooses_size:
+        cannot = "scores cannot choose a size, which needs pairs that they have not seen"
+        raise PlanError(f"{where}: {cannot}; give --size, or --model and --pairs.")
     given: Any = scores
     if settings.select == "threshold":
-        found = threshold_edges(given, settings.threshold or 0.0, not settings.signed)
-    else:
-        of_nodes = settings.select == "nodes"  # of which the embedding is no choice
-        n = settings.n(int(scores.values[0].size) - of_nodes)
-        ways: dict[str, Any] = {"greedy": greedy_edges, "nodes": top_nodes, "neurons": top_neurons}
-        found = ways.get(settings.select, top_edges)(given, n, not settings.signed)
-    return _not_empty(found)
+        return _not_empty(threshold_edges(given, settings.threshold or 0.0, not settings.signed))
+    return _not_empty(_of_size(scores, settings, settings.n(_n_components(scores, settings))))
+
+
+def _n_components(scores: Scores, settings: DiscoverySettings) -> int:
+    return int(scores.values[0].size) - (settings.select == "nodes")  # the embedding is no choice
+
+
+def _of_size(scores: Any, settings: DiscoverySettings, n: int) -> Circuit:
+    ways: dict[str, Any] = {"greedy": greedy_edges, "nodes": top_nodes, "neurons": top_neurons}
+    return ways.get(settings.select, top_edges)(scores, n, not settings.signed)
+
+
+FAITHFUL = 0.1
+"""A circuit whose f on held-out pairs is no further from 1 is taken where no size is given."""
+
+
+def smallest_faithful(scores: Scores, settings: DiscoverySettings, held_out: Evaluator) -> Circuit:
+    """The smallest circuit, of MIB's sizes below the whole, that is faithful on held-out pairs.
+
+    |1 - f| <= `FAITHFUL`, or 1 - f of signed scores, whose circuits exceed the model. Its `choice`
+    says what was tried; evaluation refuses these pairs, too. `PlanError` where none is faithful.
+    """
+    tried, total = list[dict[str, Any]](), _n_components(scores, settings)
+    least, most = f"{1 - FAITHFUL:g}", f"{1 + FAITHFUL:g}"
+    criterion = f"f >= {least}" if settings.signed else f"{least} <= f <= {most}"
+    for n in sorted({int(k * total) for k in GRID if k < 1} - {0}):
+        found = _of_size(scores, settings, n)
+        values = held_out.metric_of(found)
+        off = 1 - held_out.faithfulness(values)
+        tried.append({"components": n, "n_edges": found.n_edges, "f": 1 - off})
+        if found.n_edges and (off if settings.signed else abs(off)) <= FAITHFUL:
+            gaps = values - held_out.empty, held_out.full - held_out.empty
+            f = {name: float(x) for name, x in bootstrap_ratio(*gaps)._asdict().items()}
+            said = {"criterion": criterion, "components": n, "of_components": total, "f": f}
+            said |= {"n_pairs": len(held_out.ids), "source": held_out.source, "tried": tried}
+            prompts = tuple(sorted({*found.prompts, *held_out.prompts}))
+            return replace(found, choice=said, prompts=prompts)
+    sizes = ", ".join(f"{one['f']:.3f} of {one['components']}" for one in tried)
+    raise PlanError(
+        f"no circuit of 50 % of the components or fewer is faithful ({criterion}) on the "
+        f"{len(held_out.ids)} pairs of {held_out.source}; f is {sizes or 'of none'}. Give --size, "
+        "or more pairs."
+    )
 
 
 def discover(
-    model: Model, rows: PromptPairs, settings: DiscoverySettings, keep: Path | None = None
+    model: Model,
+    rows: PromptPairs,
+    settings: DiscoverySettings,
+    keep: Path | None = None,
+    held_out: PromptPairs | None = None,
 ) -> Circuit:
     """Score the discovery prompts and select, or search, as the settings say.
 
-    `keep` is a run folder for the scores, so that a stopped run resumes. `PlanError` where nothing
-    is left.
+    `keep` is a run folder for the scores, so that a stopped run resumes. Without a size it is
+    chosen on `held_out`, by default half of the rows (`smallest_faithful`). `PlanError` where
+    nothing is left, or no size is faithful.
     """
+    data = None
+    if settings.chooses_size:
+        if held_out is None:
+            rows, held_out = split_by_entity(rows, None).values()
+        data = Evaluator.of(model, held_out, settings.metric, answers=settings.answers)
+        warn_of(data.excluded, len(data.ids))
+        if len(data.ids) < 2:
+            raise PlanError(
+                f"{held_out.source}: a size needs 2 held-out pairs; give more, or --size."
+            )
 
     def scored(way: str) -> Any:
         of, over = SCORED[way]
@@ -205,6 +263,8 @@ def discover(
         with bar(f"{settings.method} of {of}", "pairs") as report:
             return attribute_to(model, rows, **options, out=keep, progress=report)
 
+    if data is not None:
+        return smallest_faithful(scored(settings.select), settings, data)
     if settings.select in SCORED:
         return select(scored(settings.select), settings)
     start = None

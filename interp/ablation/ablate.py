@@ -26,6 +26,7 @@ from interp.ablation.rows import Read, run_sets
 from interp.brief import brief
 from interp.data.alignment import Partner
 from interp.data.answers import Aliases, AnswerTree, described
+from interp.data.pair_records import no_span
 from interp.data.pairs import (
     AnswerMode,
     Pair,
@@ -204,10 +205,7 @@ def _clusters(pairs: Sequence[Pair], by: ClusterBy | None) -> list[str]:
 
 def _span(pair: Pair, name: str) -> str:
     if name not in pair.spans:
-        raise DataError(
-            f"{pair.where}: no span {name!r} to cluster by; this pair has "
-            f"{', '.join(pair.spans) or 'none'}."
-        )
+        raise DataError(f"{pair.where}: {no_span(name, pair.spans)}")
     start, end = pair.spans[name][0]
     return pair.clean[start:end]
 

@@ -1,17 +1,21 @@
 """Rows of prompt pairs, as files and data sets hold them: what a row must hold, and its spans."""
 
-from collections.abc import Mapping
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
 from interp.data.chat import Conversation, Range, is_messages
 from interp.data.records import Row, checked, not_blank
-from interp.errors import DataError, shown
+from interp.errors import DataError, InterpWarning, did_you_mean, shown
 from interp.model.rendered import Rendered
 
 PLACES = ("all", "prompt", "last", "decoded", "generating")
 """Names of positions that every prompt has, which no span can take."""
+LABELS = ("template", "relation", "rule", "form", "lexicon")
+"""Further fields of the rows of shipped data, by which rows are grouped."""
 
 
 def _texts(given: Any) -> tuple[str, ...]:
@@ -46,6 +50,35 @@ class _Record(Row):
     id: Any = None
     subject: Any = None
     spans: dict[str, Any] | None = None
+
+
+def give_span(name: str = "NAME") -> str:
+    """How a row gives a span, for messages."""
+    return '"spans": ' + json.dumps({name: ["TEXT IN CLEAN", "TEXT IN CORRUPT"]})
+
+
+def no_span(name: str, available: Iterable[str]) -> str:
+    """A message: no such span, those that there are, and how to give it."""
+    said = did_you_mean(name, available).removesuffix(".")
+    return f"no span {shown(name)}. {said}; give it in each row: {give_span(name)}."
+
+
+def warn_of_unread(records: Sequence[Mapping[str, Any]], source: str) -> None:
+    """Warn (`InterpWarning`), once, of fields that no pair and no row of shipped data has."""
+    known, first = (*_Record.model_fields, *LABELS), dict[str, int]()
+    for n, record in enumerate(records, 1):
+        first |= {str(name): n for name in record if name not in known and name not in first}
+    if first:
+        meant = {name: did_you_mean(name, _Record.model_fields) for name in first}
+        said = next((one for one in meant.values() if "?" in one), meant[next(iter(first))])
+        what = "is no field" if len(first) == 1 else "are no fields"
+        warnings.warn(
+            f"{source}, row {min(first.values())}: {shown([*first], 200)[1:-1]} {what} of a pair, "
+            "so only --by of `interp circuit stability` can group by it. A span is given as "
+            f"{give_span(next(iter(first)))}. {said}",
+            InterpWarning,
+            stacklevel=3,
+        )
 
 
 def pair_fields(record: Any, where: str, number: int) -> dict[str, Any]:

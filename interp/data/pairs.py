@@ -18,7 +18,7 @@ from interp.brief import brief
 from interp.data.alignment import Partner, align
 from interp.data.answers import Aliases, both_answers
 from interp.data.chat import Chat, Conversation, Range, render
-from interp.data.pair_records import pair_fields
+from interp.data.pair_records import pair_fields, warn_of_unread
 from interp.data.records import read_records, refuse_repeated
 from interp.errors import DataError, InterpWarning, PlanError, shown
 from interp.model.model import Model
@@ -142,16 +142,21 @@ def load_pairs(source: Any, split: str = "train") -> PromptPairs:
 
     `source` is the name of a shipped data set (see `interp.datasets`), path of a JSONL file, Hub id
     of a data set (and `split` one of its splits), a Hugging Face ``datasets.Dataset``, or an
-    iterable of records. `DataError` where it is missing, or a row is not a pair.
+    iterable of records. `DataError` where it is missing, or a row is not a pair; `InterpWarning` of
+    fields that a pair does not have, which are kept as its labels.
     """
     if isinstance(source, PromptPairs):
         return source
     if isinstance(source, str | Path):
-        return PromptPairs.from_records(*read_records(source, split, "prompt pairs"))
-    if hasattr(source, "iterrows"):
+        rows, name = read_records(source, split, "prompt pairs")
+    elif hasattr(source, "iterrows"):
         raise DataError("pairs are a data frame; give its rows, such as frame.to_dict('records').")
-    name = getattr(source, "info", None) and (source.info.dataset_name or "dataset")
-    return PromptPairs.from_records(source, name or "records")
+    else:
+        name = getattr(source, "info", None) and (source.info.dataset_name or "dataset")
+        rows, name = list(source), name or "records"
+    pairs = PromptPairs.from_records(rows, name)
+    warn_of_unread(rows, name)
+    return pairs
 
 
 def _in_chat(pair: Pair, chat: Chat) -> Pair:

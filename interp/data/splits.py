@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Int
 
+from interp.data.pair_records import no_span
 from interp.data.pairs import Excluded, Pair, PromptPairs
-from interp.errors import DataError, did_you_mean, shown
+from interp.errors import DataError, shown
 
 HALVES: Mapping[str, float] = {"discovery": 0.5, "test": 0.5}
 N_DEALS = 100
@@ -47,7 +48,7 @@ class Splits(Mapping[str, PromptPairs]):
 
 def split_by_entity(
     pairs: PromptPairs,
-    by: str | Sequence[str] | Callable[[Pair], Iterable[str]] = "subject",
+    by: str | Sequence[str] | Callable[[Pair], Iterable[str]] | None = "subject",
     fractions: Mapping[str, float] = HALVES,
     seed: int = 0,
 ) -> Splits:
@@ -60,7 +61,7 @@ def split_by_entity(
     Args:
         pairs: the rows to split.
         by: a span or several, whose texts in clean and in corrupt are all entities, or a function
-            of the pair that returns its entities.
+            of the pair that returns its entities; None: its prompts are, and go where the other is.
         fractions: split -> its part of the entities; they add up to 1.
         seed: of the deals.
 
@@ -71,10 +72,9 @@ def split_by_entity(
         raise DataError(
             f"fractions are {dict(fractions)}; give each split a positive part, 1 in all."
         )
-    found = [_entities(pair, by) for pair in pairs]
-    entities = sorted(set[str]().union(*found))
-    home = _deal(found, entities, fractions, seed)
-    names = list(fractions)
+    found = [_entities(pair, by or (lambda one: (one.clean, one.corrupt))) for pair in pairs]
+    entities, names = sorted(set[str]().union(*found)), list(fractions)
+    home = (_deal if by else _grow)(found, entities, fractions, seed)
     split_of = {entity: names[at] for entity, at in zip(entities, home, strict=True)}
     rows: dict[str, list[Pair]] = {name: [] for name in names}
     dropped: list[Excluded] = []
@@ -105,10 +105,31 @@ def _entities(
     texts: list[str] = []
     for name in [by] if isinstance(by, str) else by:
         if name not in pair.spans:
-            raise DataError(f"{pair.where}: no span {name!r}. {did_you_mean(name, pair.spans)}")
+            raise DataError(f"{pair.where}: {no_span(name, pair.spans)}")
         ranges = zip((pair.clean, pair.corrupt), pair.spans[name], strict=True)
         texts += [text[start:end] for text, (start, end) in ranges]
     return tuple(dict.fromkeys(texts))
+
+
+def _grow(
+    found: Sequence[tuple[str, ...]],
+    entities: Sequence[str],
+    fractions: Mapping[str, float],
+    seed: int,
+) -> list[int]:
+    """As `_deal`: each row in random order where one of its entities is, else where most lacks."""
+    home, parts, n = dict[str, int](), list(fractions.values()), [0] * len(fractions)
+    for row in np.random.default_rng(seed).permutation(len(found)).tolist():
+        known = (home[one] for one in found[row] if one in home)
+        at = next(known, min(range(len(n)), key=lambda i: n[i] / parts[i]))
+        home = dict.fromkeys(found[row], at) | home
+        n[at] += 1
+    if not all(n):
+        raise DataError(
+            f"{len(found)} pairs share prompts so closely that one of the splits {list(fractions)} "
+            "is left empty; give more pairs, or a span to split them by."
+        )
+    return [home[one] for one in entities]
 
 
 def _deal(

@@ -185,19 +185,19 @@ class PatchResult(Result):
     def position_labels(self) -> list[str]:
         """A label for each token position: the token or the span that all pairs share there.
 
-        Where they share neither, how many different tokens there are.
+        Where they share neither, the first pair's token as an example: ``⟨cat, …⟩``.
         """
         labels = []
         for pos in self.values.coords["pos"].values:
             tokens, roles = (
-                {row[pos] for row in rows if pos < len(row)} for rows in (self.tokens, self.roles)
+                [row[pos] for row in rows if pos < len(row)] for rows in (self.tokens, self.roles)
             )
-            if len(tokens) <= 1:
+            if len({*tokens}) <= 1:
                 labels.append(next(iter(tokens), ""))
-            elif len(roles) == 1 and "" not in roles:
-                labels.append(f"⟨{next(iter(roles))}⟩")
+            elif len({*roles}) == 1 and roles[0]:
+                labels.append(f"⟨{roles[0]}⟩")
             else:
-                labels.append(f"⟨{len(tokens)} tokens⟩")
+                labels.append(f"⟨{tokens[0].strip() or repr(tokens[0])}, …⟩")
         return labels
 
     @property
@@ -341,4 +341,7 @@ class PatchResult(Result):
 
 
 def _place(name: str, value: object) -> str:
-    return f"token {str(value).strip()!r}" if name == "token" else f"{AXIS_NAMES[name]} {value}"
+    if name != "token":
+        return f"{AXIS_NAMES[name]} {value}"
+    text = str(value).strip()
+    return f"token {text if text.startswith('⟨') else repr(text)}"

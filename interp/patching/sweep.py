@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from interp.brief import brief
+from interp.data.pair_records import give_span, no_span
 from interp.data.pairs import TokenPair
 from interp.errors import DataError, PlanError, shown
 from interp.metrics import AnyMetric, Metric, as_metric
@@ -91,7 +92,8 @@ class Sweep:
             return (self.at,)
         shared = [name for name in pairs[0].spans if all(name in p.spans for p in pairs)]
         if not shared:
-            raise DataError("these pairs share no named span; add `spans` or sweep over 'pos'.")
+            how = f"give one in each row: {give_span()}, or sweep over 'pos'"
+            raise DataError(f"these pairs share no named span; {how}.")
         return (*(place for name in shared for place in (name, f"{name}_last")), "last")
 
     def live(
@@ -166,7 +168,5 @@ def _unit_axis(
 def _require_span(pairs: Sequence[TokenPair], place: str) -> None:
     for pair in pairs if place not in ("all", "last") else ():
         if place not in pair.spans and place.removesuffix("_last") not in pair.spans:
-            raise DataError(
-                f"{pair.pair.where}: no span {place!r}; this pair has "
-                f"{', '.join(pair.spans) or 'none'} (and 'all', 'last')."
-            )
+            said = no_span(place, [*pair.spans, "all", "last"])
+            raise DataError(f"{pair.pair.where}: {said}")

@@ -1,6 +1,7 @@
 """`interp circuit`: discover, evaluate, compare, show, export, score-methods; what is refused."""
 
 import functools
+import html
 import json
 import re
 import sys
@@ -13,7 +14,7 @@ from test_cli import CAPITALS, last_json, refused, saved
 
 import interp
 from circuits.cli.app import run
-from circuits.discovery import Circuit, edge_pruning, search
+from circuits.discovery import GRID, Circuit, Evaluator, edge_pruning, search, top_edges
 from interp.attribution.micro_batches import AttributionRun
 from interp.attribution.scores import Scores
 from interp.model.model import Model
@@ -139,7 +140,10 @@ def test_a_folder_keeps_the_scores_and_resumes(folder: Path, tmp_path: Path, cap
     ("options", "says"),
     [
         (["--select", "best"], "unknown select 'best'"),
-        (["--select", "top"], "--select top needs --size"),
+        (["--select", "edge-pruning"], "--select edge-pruning needs --size"),
+        (["--limit", "1"], "discovery.jsonl, size: a size needs 2 held-out pairs; give more, or"),
+        (["--split-by", "noun"], "no span 'noun'. Available: subject; give it in each row"),
+        ([], "no circuit of 50 % of the components or fewer is faithful (0.9 <= f <= 1.1) on the"),
         (["--select", "acdc"], "--select acdc needs --threshold"),
         (["--select", "top", "--size", "40", "--threshold", "1"], "no use for --threshold"),
         (["--select", "threshold", "--size", "4", "--threshold", "1"], "no use for --size"),
@@ -161,6 +165,53 @@ def test_bad_requests_are_named(folder: Path, tmp_path: Path, capsys, options: l
     command = ["circuit", "discover", *on(folder, "discovery"), *options, "--out", str(out)]
     assert says in refused(capsys, *command)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("split", [[], ["--split-by", "subject"]])
+@pytest.mark.parametrize("signed", [[], ["--signed"]])
+def test_without_a_size_the_smallest_faithful_one_is_chosen_on_held_out_pairs(
+    folder: Path, tmp_path: Path, capsys, monkeypatch, split: list, signed: list
+):
+    many = tmp_path / "many.jsonl"
+    many.write_text("\n".join(json.dumps(row) for n in (20, 50) for row in rows(n)))
+    monkeypatch.setattr(search, "FAITHFUL", 2.0)
+    pairs = ["--model", str(folder / "llama"), "--pairs", str(many), *split]
+    command = ["discover", *pairs, *signed, "--out", str(tmp_path / "c")]
+    found = said(capsys, *command)
+    choice, circuit = found["choice"], Circuit.load(tmp_path / "c")
+    assert circuit.choice == choice
+    assert choice["criterion"] == ("f >= -1" if signed else "-1 <= f <= 3")
+    scored = Scores.load(tmp_path / "c" / "scores")
+    held = set(circuit.prompts) - set(scored.prompts)
+    assert len(held) == 2 * choice["n_pairs"] and scored.n_pairs + choice["n_pairs"] <= 16
+    assert min(scored.n_pairs, choice["n_pairs"]) >= (2 if split else 8)
+    # the smallest, by hand, on the pairs that the scores have not seen
+    own = [row for n in (20, 50) for row in rows(n) if {row["clean"], row["corrupt"]} <= held]
+    test = Evaluator.of(interp.load_model(str(folder / "llama")), interp.load_pairs(own))
+    sizes = [int(k * N_EDGES) for k in GRID[:-1] if int(k * N_EDGES)]
+    drawn = [top_edges(scored, n, not signed) for n in sizes]
+    f = [test.faithfulness(test.metric_of(one)) for one in drawn]
+    off = [1 - x if signed else abs(1 - x) for x in f]
+    at = next(i for i, one in enumerate(drawn) if one.n_edges and off[i] <= 2)
+    assert (choice["components"], choice["f"]["value"]) == (sizes[at], pytest.approx(f[at], 1e-3))
+    assert [row["f"] for row in choice["tried"]] == pytest.approx(f[: at + 1], 1e-3, 1e-3)
+    assert circuit.edge_names == drawn[at].edge_names
+    damaged = json.loads((tmp_path / "c" / "circuit.json").read_text())
+    damaged["interp"]["choice"].pop("f")
+    (tmp_path / "bad.json").write_text(json.dumps(damaged))
+    assert "bad.json: 'interp.choice" in refused(
+        capsys, "circuit", "show", str(tmp_path / "bad.json")
+    )
+    line = f"the smallest size tried with {choice['criterion']} on {choice['n_pairs']} held-out"
+    assert line in html.unescape(shown(capsys, tmp_path / "c"))
+    assert run(["circuit", *command]) == 0
+    assert line in " ".join(capsys.readouterr().out.split())
+    seen = tmp_path / "seen.jsonl"
+    seen.write_text(json.dumps(own[0]))
+    evaluated = ["evaluate", str(tmp_path / "c"), *pairs[:2], "--pairs", str(seen)]
+    assert "of the test prompts were seen in discovery" in refused(capsys, "circuit", *evaluated)
+    if split:  # the test half is left for this
+        assert said(capsys, "evaluate", str(tmp_path / "c"), *pairs, "--random", "0")["n_pairs"]
 
 
 def test_a_metric_of_the_current_folder_is_found(folder: Path, tmp_path: Path, capsys, monkeypatch):
@@ -209,6 +260,8 @@ def test_scores_replace_model_and_pairs(folder: Path, scores: str, tmp_path: Pat
         assert "--scores replaces --model and how it is loaded, --pairs" in line
     both = refused(capsys, *command, *on(folder, "discovery"), "--scores", scores)
     assert "--scores replaces --model" in both
+    line = refused(capsys, *command[:-2], "--scores", scores)
+    assert "scores cannot choose a size, which needs pairs" in line
     nodes = refused(capsys, *command, "--scores", scores, "--select", "nodes")
     assert "holds edge scores, and --select nodes needs scores of nodes" in nodes
     assert "no run folder at" in refused(capsys, *command, "--scores", str(tmp_path / "none"))

@@ -49,6 +49,16 @@ def test_a_prompt_is_explained_into_a_run_folder(loaded: interp.Model, tmp_path:
     assert "nodes" in line
 
 
+def test_a_prompt_without_its_option_is_shown_how_it_is_given(capsys):
+    for given in (["The capital of France is"], ["--model", "tiny", "The capital of France is"]):
+        says = "is no command of `interp explain`; a prompt is given by its option: interp explain"
+        line = refused(capsys, "explain", *given)
+        assert f"{says} --model NAME --prompt 'The capital of France is'" in line
+    assert "--prompt Paris" in refused(capsys, "explain", "Paris")
+    assert run(["explain", "chekc", "runs/france"]) == 2
+    assert "Did you mean 'check'" in capsys.readouterr().err
+
+
 def test_a_pair_is_chosen_by_its_id(loaded: interp.Model, tmp_path: Path, capsys):
     file = tmp_path / "pairs.jsonl"
     fields = ("id", "clean", "corrupt", "answer", "wrong_answer")

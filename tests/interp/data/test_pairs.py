@@ -1,6 +1,7 @@
 """Prompt pairs: what is read, what is refused and in which words, and which tokens spans cover."""
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 import datasets
 from interp.data.pairs import PromptPairs, load_pairs, tokenise
 from interp.data.token_batch import batch
-from interp.errors import DataError, PlanError
+from interp.errors import DataError, InterpWarning, PlanError
 from interp.model.model import Model
 from interp.results.run_folder import names_of
 
@@ -349,3 +350,23 @@ def test_other_columns_are_labels_that_no_run_depends_on():
     assert names_of([plain]) != names_of([replace(plain, answer="x")])
     (chat,) = PromptPairs((labelled,)).as_chat().pairs
     assert chat.labels == labelled.labels
+
+
+def test_a_field_that_nothing_reads_is_said_once_with_how_to_give_a_span(tmp_path: Path):
+    one = {"noun": "cat", "span": {"verb": "w2"}, "template": "first"}
+    file = write(tmp_path / "mine.jsonl", json.dumps(row()), json.dumps(row(**one)))
+    with pytest.warns(InterpWarning) as said:
+        load_pairs(file)
+    (text,) = [str(one.message) for one in said]
+    assert text.startswith("mine.jsonl, row 2: 'noun', 'span' are no fields of a pair, so only")
+    assert '"spans": {"noun": ["TEXT IN CLEAN", "TEXT IN CORRUPT"]}' in text
+    assert "Did you mean 'spans'? Available: answer, clean, corrupt, id, spans, subject" in text
+    with pytest.warns(InterpWarning, match="records, row 1: 'noun' is no field of a pair"):
+        load_pairs(iter([row(noun="cat")]))
+
+
+@pytest.mark.parametrize("name", ["country_facts", "ioi", "linguistic_puzzles"])
+def test_the_labels_of_shipped_data_are_known(name: str):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", InterpWarning)
+        assert load_pairs(name)[0].labels

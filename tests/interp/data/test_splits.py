@@ -146,12 +146,31 @@ def test_names_that_play_both_roles_need_both_spans():
 # --- what is refused ---------------------------------------------------------------------------
 
 
+def test_halves_that_share_no_prompt_lose_only_rows_between_them():
+    apart = linked(*((f"a{i}", f"b{i}") for i in range(9)))
+    halves = split_by_entity(apart, None, {"scores": 0.5, "size": 0.5}, seed=1)
+    assert sorted(map(len, halves.values())) == [4, 5] and not halves.dropped
+    ring = linked(*((f"a{i}", f"a{(i + 1) % 40}") for i in range(40)))
+    halves = split_by_entity(ring, None)
+    kept = {name: {t for p in own for t in (p.clean, p.corrupt)} for name, own in halves.items()}
+    assert not kept["discovery"] & kept["test"]
+    assert min(map(len, halves.values())) >= 10
+    assert sum(map(len, halves.values())) + len(halves.dropped) == 40
+    assert {one.id for one in halves["test"].excluded} == {one.id for one in halves.dropped}
+    star = linked(*((f"a{i}", "b") for i in range(9)))
+    with pytest.raises(DataError, match="9 pairs share prompts so closely that one of the splits"):
+        split_by_entity(star, None)
+
+
 def test_refusals_say_what_to_do():
     pairs = linked(("a", "b"), ("a", "c"))
     with pytest.raises(DataError, match="2 pairs link their 3 entities so closely .* use fewer"):
         split_by_entity(pairs)
     with pytest.raises(DataError, match="row 1: no span 'subjet'. Did you mean 'subject'?"):
         split_by_entity(pairs, "subjet")
+    how = r'give it in each row: "spans": {"noun": \["TEXT IN CLEAN", "TEXT IN CORRUPT"\]}'
+    with pytest.raises(DataError, match=rf"row 1: no span 'noun'. Available: subject; {how}"):
+        split_by_entity(pairs, "noun")
     with pytest.raises(DataError, match="row 1: `by` found no entity in 'a is'; return one"):
         split_by_entity(pairs, lambda pair: [])
     for fractions in ({"a": 0.5, "b": 0.4}, {"a": 1.5, "b": -0.5}, {}):

@@ -53,7 +53,7 @@ def test_top_lists_the_strongest_cells_first():
     assert cells == [(0, 2), (5, 0), (5, 2), (0, 1)]
     np.testing.assert_allclose(top["effect"], [4, 3, 3, 1.5])
     np.testing.assert_allclose(top["normalised"], [1, 6 / 8, 3 / 4, 3 / 8])
-    assert list(top["token"]) == [" sat", "The", " sat", "⟨2 tokens⟩"]
+    assert list(top["token"]) == [" sat", "The", " sat", "⟨cat, …⟩"]
     assert len(small().top(100)) == 6
     noise = small("noise").top(2)
     np.testing.assert_allclose(noise["effect"], [-4, -3.5])
@@ -81,8 +81,15 @@ def test_to_frame_has_a_row_for_each_cell_of_each_pair():
     assert set(frame.columns) == {"pair", "layer", "pos", "token", "value", "clean", "corrupt"}
 
 
-def test_position_labels_are_the_shared_token_or_a_count():
-    assert small().position_labels() == ["The", "⟨2 tokens⟩", " sat"]
+def test_position_labels_are_the_shared_token_the_span_or_an_example():
+    result = small()
+    assert result.position_labels() == ["The", "⟨cat, …⟩", " sat"]
+    roles = tuple(("", "noun", "")[: len(row)] for row in result.tokens)
+    assert dataclasses.replace(result, roles=roles).position_labels()[1] == "⟨noun⟩"
+    blank = dataclasses.replace(result, tokens=(("The", " ", " sat"), ("The", " dog")))
+    assert blank.position_labels()[1] == "⟨' ', …⟩"
+    middle = dataclasses.replace(result, values=result.values.where(result.values["pos"] == 1))
+    assert "The strongest cell is layer 0, token 1, token ⟨cat, …⟩: " in middle.report().lead
 
 
 def test_select_keeps_one_pair_and_everything_else():
@@ -118,7 +125,7 @@ def test_two_axes_are_a_heatmap(direction: str, middle: float):
     np.testing.assert_allclose(heat.z, NORMALISED)
     assert (heat.zmin + heat.zmax) / 2 == pytest.approx(middle)
     assert heat.zmax - middle == pytest.approx(np.abs(np.array(NORMALISED) - middle).max())
-    assert figure.layout.xaxis.ticktext == ("0 The", "1 ⟨2 tokens⟩", "2 sat")
+    assert figure.layout.xaxis.ticktext == ("0 The", "1 ⟨cat, …⟩", "2 sat")
     assert figure.layout.yaxis.ticktext == ("0", "5")
     low = small(direction).normalised()["low"].values
     np.testing.assert_allclose(np.array(heat.customdata)[..., 0], low)

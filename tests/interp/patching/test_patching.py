@@ -149,7 +149,7 @@ def zeroed(model: Model) -> torch.nn.Module:
         ({"over": "layer,pos,span"}, PlanError, "both position axes"),
         ({"over": "layer,layer"}, PlanError, "each axis once"),
         ({"over": "depth"}, PlanError, "unknown axis"),
-        ({"over": "layer", "at": "subject"}, DataError, "no span 'subject'"),
+        ({"over": "layer", "at": "subject"}, DataError, "no span 'subject'.*in each row: .spans"),
         ({"metric": "logit_dif"}, PlanError, "Did you mean 'logit_diff'"),
         ({"direction": "back"}, PlanError, "unknown direction"),
         ({"site": "mlp_post", "over": "neuron", "neurons": [[99]]}, PlanError, "neuron 99"),
@@ -162,6 +162,12 @@ def zeroed(model: Model) -> torch.nn.Module:
 def test_bad_arguments_are_named(options: dict, error: type, says: str):
     with pytest.raises(error, match=says):
         interp.patch(tiny("llama"), word_pairs(), **options)
+
+
+def test_a_sweep_over_spans_that_no_row_gives_says_how_to_give_one():
+    rows = [{"clean": "w1 w2", "corrupt": "w3 w2", "answer": "w5", "wrong_answer": "w6"}]
+    with pytest.raises(DataError, match='give one in each row: "spans": {"NAME": ."TEXT IN'):
+        interp.patch(tiny("llama"), rows, over="layer,span")
 
 
 def test_a_site_that_cannot_exist_says_why():
