@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from conformance.tiny_models import tiny_model
-from conftest import COMMON, tiny_hf, word_pairs, word_tokenizer
+from conftest import COMMON, GPT, strong, tiny_hf, word_pairs, word_tokenizer
 
 import interp
 from interp import Add
@@ -67,6 +67,22 @@ def test_a_site_of_another_shape_is_missing_and_the_rest_is_there(partial):
     got = interp.patch(model, word_pairs(), site=site)  # by default the layers that have it
     assert tuple(got.values.layer.values) == having
     assert tuple(interp.activations(model, ["w1 w2"], site).layers) == having
+
+
+def test_a_joint_projection_that_the_adapter_cannot_split_is_found():
+    """TransformerLens splits GPT-BigCode's for one key-value head; here each head has its own."""
+    config = transformers.GPTBigCodeConfig(n_embd=32, n_layer=2, n_head=4, multi_query=False, **GPT)
+    torch.manual_seed(0)
+    hf = strong(transformers.GPTBigCodeForCausalLM(config))
+    model = interp.load_model(hf, tokenizer=word_tokenizer())
+    assert {"q", "k", "v", "z"} <= set(model.arch.sites)
+    assert (model.arch.layers[0].n_heads, model.arch.layers[0].n_kv_heads) == (4, 4)
+    width, joint = 8, hf.transformer.h[0].attn.c_attn
+    got = interp.activations(model, ["w1 w2 w3"], "k", 0)[0][0]
+    stream = interp.activations(model, ["w1 w2 w3"], "resid_pre", 0)[0][0]
+    want = joint(hf.transformer.h[0].ln_1(stream)).view(3, 4, 3, width)[:, :, 1]
+    torch.testing.assert_close(got.view(3, 4, width), want)
+    assert [check for check in interp.validate(model) if not check.holds] == []
 
 
 # --- what is refused -----------------------------------------------------------------------------
