@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,12 @@ def _from_reference(ref: str, how: _How) -> tuple[Any, Any]:
         if not path.is_file():
             raise ModelError(f"no such file: {ref}.")
         check_gguf(path)
-        return _from_pretrained(str(path.parent), ref, how, {"gguf_file": path.name})
+        from interp.loading.conversions import kept  # pandas takes a while to import
+
+        convert = partial(_from_pretrained, str(path.parent), ref, how, {"gguf_file": path.name})
+        if how.quantization is not None:  # which is refused there
+            return convert()
+        return kept(path, how.dtype, convert, lambda at: _from_pretrained(str(at), ref, how))
     if ref and path.is_dir():  # the path of no name is the folder we are in
         return _from_pretrained(ref, ref, how)
     return _from_hub(ref, how)
