@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from circuits.cli.grouped import Record, command, spread
@@ -21,8 +22,9 @@ def models(context: typer.Context) -> Record:
 
 @command(app, "interp models list --json", name="list")
 def list_models() -> Record:
-    """List the built-in models, and whether they have been fetched."""
+    """List the built-in models, whether they have been fetched, and converted .gguf files."""
     from interp.loading import builtin
+    from interp.loading.conversions import listed
     from interp.loading.organisms import ORGANISMS
     from interp.loading.programs import PROGRAMS
 
@@ -33,12 +35,16 @@ def list_models() -> Record:
     found += [(name, True, "MIT", f"in the package: {says}") for name, says in shipped]
     columns = ("name", "cached", "license", "description")
     rows = [dict(zip(columns, one, strict=True)) for one in found]
-    yield lambda: {"models": rows, "cache": str(builtin.cache_dir())}
+    kept, cache = listed(), str(builtin.cache_dir())
+    yield lambda: {"models": rows, "cache": cache, "converted": kept}
     table = Table("name", "fetched", "licence", "what")
     for name, cached, terms, says in found:
         table.add_row(name, "yes" if cached else "no", terms, says)
     stdout.print(table)
-    stdout.print(f"cache: {builtin.cache_dir()}")
+    stdout.print(f"cache: {cache}")
+    for one in kept:
+        line = f"converted: {one['file']} ({one['gb']:.1f} GB in {one['folder']})"
+        stdout.print(escape(line), soft_wrap=True)
 
 
 @command(app, "interp models pull smollm2-135m")

@@ -137,6 +137,7 @@ def _as_prompt(model: Model, given: Any) -> TokenPrompt:
     found = given if isinstance(given, TokenPrompt) else TokenPrompt(tuple(model.encode(given)))
     if not found.ids:
         raise DataError(f"the prompt {shown(given)} has no tokens; give at least one.")
+    model.embedded(found.ids)
     return found
 
 

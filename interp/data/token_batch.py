@@ -92,7 +92,7 @@ def aligned_batch(model: Model, pairs: Sequence[TokenPair], n_answers: int = 2) 
     trees = [AnswerTree.of(own) for own in answers]
     stops = [1 + own[-1] + len(tree.tokens) for own, tree in zip(sides, trees, strict=True)]
     n, width, n_nodes = len(sides), max(stops), 1 + max(len(tree.tokens) for tree in trees)
-    ids = torch.full((n, width), model.tokenizer.pad_token_id or 0)
+    ids = torch.full((n, width), model.blank)
     mask, plain = torch.zeros(n, width, dtype=torch.bool), torch.zeros(n, width, dtype=torch.bool)
     position = torch.zeros(n, width, dtype=torch.long)
     visible = torch.eye(width, dtype=torch.bool).repeat(n, 1, 1)
@@ -182,7 +182,7 @@ def padded(
             f"{min(map(len, prompts))} and of {width} tokens cannot run in one batch; give prompts "
             "of one length."
         )
-    ids = torch.full((len(prompts), width), model.tokenizer.pad_token_id or 0)
+    ids = torch.full((len(prompts), width), model.blank)
     mask = torch.zeros(len(prompts), width, dtype=torch.bool)
     for row, tokens in enumerate(prompts):
         at = slice(width - len(tokens), width) if on_left else slice(len(tokens))

@@ -222,7 +222,7 @@ def _processors(
         attention_mask=torch.ones_like(seen),
         max_new_tokens=max_new_tokens,
         eos_token_id=list(stop) or None,
-        pad_token_id=model.tokenizer.pad_token_id or 0,
+        pad_token_id=model.blank,
         custom_generate=loop,
         **({"do_sample": False} | options),
     )

@@ -179,14 +179,7 @@ def pull(name: str, progress: Callable[[str], None] | None = None) -> Path:
     if is_cached(name):
         return target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(target.with_name(f".{name}.lock"))
-        try:
-            held = lock.acquire(timeout=0)
-        except filelock.Timeout:
-            say(f"waiting for another process that is pulling {name}")
-            held = lock.acquire()
-        with held:
+        with locked(target, say, f"pulling {name}"):
             if not is_cached(name):
                 _pull_into(target, model, say)
     except OSError as error:
@@ -197,6 +190,20 @@ def pull(name: str, progress: Callable[[str], None] | None = None) -> Path:
             "INTERP_CACHE to a folder you can write to."
         ) from error
     return target
+
+
+@contextmanager
+def locked(target: Path, say: Callable[[str], None], doing: str) -> Generator[None]:
+    """No other process works on this folder of the cache; says what it waits for, where it must."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        held = lock.acquire(timeout=0)
+    except filelock.Timeout:
+        say(f"waiting for another process that is {doing}")
+        held = lock.acquire()
+    with held:
+        yield
 
 
 def check_known_answers(name: str, model: Any, tokenizer: Any) -> None:

@@ -212,7 +212,7 @@ def _check_generation(model: Model, allowed: float, n_new: int = 4) -> str:
             min_new_tokens=n_new,
             do_sample=False,
             use_cache=keeps_keys(model),
-            pad_token_id=model.tokenizer.pad_token_id or 0,
+            pad_token_id=model.blank,
             output_logits=True,
             return_dict_in_generate=True,
         )

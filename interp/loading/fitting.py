@@ -39,10 +39,9 @@ def probe_ids(model: Model, n: int = 6, first: int = 1) -> Int[Tensor, "1 pos"]:
 
     From another `first` on, they are other tokens.
     """
-    vocab = model.hf.get_input_embeddings().weight.shape[0]
     if not model.arch.causal:
         n = min(n, model.hf.get_submodule("position").num_embeddings)  # pyright: ignore
-    return (torch.arange(first, first + n, device=model.device) * 7919 % vocab)[None]
+    return (torch.arange(first, first + n, device=model.device) * 7919 % model.n_embedded)[None]
 
 
 def rounding(model: Model) -> float:

@@ -156,7 +156,7 @@ def _check_settings(header: _Header) -> None:
         raise _Damaged("it does not name its architecture")
     layers = {name.split(".")[1] for name in header.tensors if name.startswith("blk.")}
     n_layers = header.settings.get(f"{family}.block_count")
-    if not isinstance(n_layers, int) or not 0 < n_layers <= len(layers):
+    if not isinstance(n_layers, int) or not 0 < n_layers == len(layers):
         raise _Damaged(f"it claims {n_layers!r} layers and has the tensors of {len(layers)}")
     embedding = header.tensors.get("token_embd.weight", ())
     width = header.settings.get(f"{family}.embedding_length")

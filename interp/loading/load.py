@@ -3,13 +3,14 @@
 import contextlib
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from interp.errors import InterpError, ModelError, did_you_mean, first_line
+from interp.errors import InterpError, ModelError, did_you_mean, first_line, shown
 from interp.forward.layer_calls import arguments_of
 from interp.loading import builtin
 from interp.loading.attention_inputs import with_gates_known
@@ -18,6 +19,7 @@ from interp.loading.fitting import mapped
 from interp.loading.gguf_header import check_gguf
 from interp.loading.hub import is_cached, require_on_hub
 from interp.loading.inner_sites import with_inner_sites
+from interp.loading.leftovers import require_used
 from interp.loading.organisms import ORGANISMS, folder_of
 from interp.loading.padding import with_padding
 from interp.loading.placement import placed
@@ -83,7 +85,9 @@ def load_model(
         hf = placed(hf, name, device, _dtype(dtype, None) if dtype else None)
     known = _tokenizer(tokenizer or own_tokenizer, name)
     hf.eval().requires_grad_(False)  # interp differentiates activations only
-    model = with_padding(with_gates_known(with_inner_sites(mapped(hf, known, name))))
+    model = mapped(hf, known, name)
+    _require_rows(model)
+    model = with_padding(with_gates_known(with_inner_sites(model)))
     arguments_of(model)  # now, while no hooks are on it
     if name in builtin.BUILTIN and quantization is None:
         builtin.check_known_answers(name, hf, model.tokenizer)
@@ -127,6 +131,18 @@ def _tokenizer(tokenizer: Any, name: str) -> Any:
     return tokenizer
 
 
+def _require_rows(model: Model) -> None:
+    """Refuse words that the embedding lacks; tokens added to them only where a prompt has one."""
+    words = model.tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    n, added = model.n_embedded, model.tokenizer.added_tokens_decoder
+    if outside := sorted((i, word) for word, i in words.items() if i >= n and i not in added):
+        raise ModelError(
+            f"the embedding of {model.name} has {n} rows, and {len(outside)} tokens of its "
+            f"tokenizer lie beyond, such as {shown(outside[0][1])} (id {outside[0][0]}); load the "
+            "tokenizer that belongs to these weights."
+        )
+
+
 def _from_reference(ref: str, how: _How) -> tuple[Any, Any]:
     if ref in builtin.BUILTIN:
         return _from_pretrained(str(builtin.pull(ref)), ref, how)
@@ -137,7 +153,12 @@ def _from_reference(ref: str, how: _How) -> tuple[Any, Any]:
         if not path.is_file():
             raise ModelError(f"no such file: {ref}.")
         check_gguf(path)
-        return _from_pretrained(str(path.parent), ref, how, {"gguf_file": path.name})
+        from interp.loading.conversions import kept  # pandas takes a while to import
+
+        convert = partial(_from_pretrained, str(path.parent), ref, how, {"gguf_file": path.name})
+        if how.quantization is not None:  # which is refused there
+            return convert()
+        return kept(path, how.dtype, convert, lambda at: _from_pretrained(str(at), ref, how))
     if ref and path.is_dir():  # the path of no name is the folder we are in
         return _from_pretrained(ref, ref, how)
     return _from_hub(ref, how)
@@ -189,6 +210,8 @@ def _from_pretrained(
         if found["missing_keys"]:
             some = sorted(found["missing_keys"])
             raise ValueError(f"its files lack {len(some)} weights, such as {some[0]!r}")
+    packed = bool(gguf or how.quantization or getattr(config, "quantization_config", None))
+    require_used(ref, hf, found["unexpected_keys"], packed)
     return placed(hf, ref, how.device, None), tokenizer
 
 

@@ -45,7 +45,7 @@ def _logits_behind_cache(model: Model, gap: int) -> Float[Tensor, "1 vocab"]:
 
 
 def _last_logits(model: Model, left: int, masked: bool = True) -> Float[Tensor, "1 vocab"]:
-    blank = model.tokenizer.pad_token_id or 0
+    blank = model.blank
     ids = torch.nn.functional.pad(probe_ids(model), (left, 0), value=blank)
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[:, :left] = False

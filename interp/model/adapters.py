@@ -223,8 +223,11 @@ def _features(
         numbered.bias = nn.Parameter(numbers, requires_grad=False)
     stand_in: Any = copy.copy(module)
     stand_in.__dict__["_modules"] = dict(module.named_children()) | {path[-1]: numbered}
-    with torch.no_grad():
-        split = attn.split_qkv_matrix(stand_in)[part]
+    try:
+        with torch.no_grad():
+            split = attn.split_qkv_matrix(stand_in)[part]
+    except Exception as error:  # an adapter of fewer layouts than the model has
+        return f"the adapter does not split this joint qkv projection ({first_line(error)})"
     return split.weight[:, 0].round().long()
 
 

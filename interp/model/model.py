@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.errors import DataError, PlanError
+from interp.errors import DataError, PlanError, shown
 from interp.model.architecture import Architecture, BlockParts, ExpertLayout, ModulePoint
 from interp.model.rendered import Rendered
 from interp.model.sites import EXPERT_SITES, PATTERN, Site, parse_site
@@ -104,6 +104,28 @@ class Model:
         """How many logits there are; the tokenizer may know fewer tokens."""
         return shape_of(self.unembed)[0]
 
+    @property
+    def n_embedded(self) -> int:
+        """How many tokens the embedding has rows for; the tokenizer may know fewer, or more."""
+        embedding = self.hf.get_input_embeddings()
+        return getattr(embedding, "num_embeddings", None) or embedding.weight.shape[0]
+
+    @property
+    def blank(self) -> int:
+        """What fills columns without a token: the padding token, where the embedding has it."""
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None and pad < self.n_embedded else 0
+
+    def embedded(self, ids: Sequence[int]) -> None:
+        """Raise `DataError` unless the embedding has a row for every token."""
+        n = self.n_embedded
+        if (odd := next((i for i in ids if not 0 <= i < n), None)) is not None:
+            text = shown(self.token(odd)) if odd >= 0 else "there is none"
+            raise DataError(
+                f"the token {text} (id {odd}) cannot be read: the embedding of {self.name} has {n} "
+                "rows; leave it out, or load the tokenizer that belongs to these weights."
+            )
+
     def matrix(self, module: nn.Module, name: str) -> Float[Tensor, "out in"]:
         """The matrix that a linear module applies, if quantised formed anew; see `matrix_of`."""
         return matrix_of(module, self.like, f"{name} of {self.name}")
@@ -136,7 +158,9 @@ class Model:
         except UnicodeEncodeError:
             raise DataError(f"{ascii(text)[:60]} is not a text: give one in UTF-8.") from None
         special = not isinstance(text, Rendered)
-        return self.tokenizer(text, add_special_tokens=special, **options)
+        encoded = self.tokenizer(text, add_special_tokens=special, **options)
+        self.embedded(encoded["input_ids"])
+        return encoded
 
     def token(self, token_id: int) -> str:
         """The text of one token, leading space included."""

@@ -12,11 +12,14 @@ import pytest
 import torch
 import transformers
 from conformance.tiny_models import tiny_model
-from conftest import COMMON, tiny_hf, word_pairs, word_tokenizer
+from conftest import COMMON, GPT, strong, tiny_hf, word_pairs, word_tokenizer
+from gguf_examples import tiny_gguf
+from safetensors.torch import load_file, save_file
 
 import interp
 from interp import Add
-from interp.errors import InterpError, ModelError, PlanError
+from interp.data.prompts import TokenPrompt
+from interp.errors import DataError, InterpError, ModelError, PlanError
 from interp.loading.gguf_header import check_gguf
 from interp.model.model import Model
 
@@ -28,6 +31,12 @@ PARTIAL = {
     "lfm2_moe": ("z", "does not attend by heads"),
     "qwen3_next": ("z", "does not attend by heads"),
 }
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    """Conversions stay out of the user's cache."""
+    monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module", params=PARTIAL)
@@ -67,6 +76,22 @@ def test_a_site_of_another_shape_is_missing_and_the_rest_is_there(partial):
     got = interp.patch(model, word_pairs(), site=site)  # by default the layers that have it
     assert tuple(got.values.layer.values) == having
     assert tuple(interp.activations(model, ["w1 w2"], site).layers) == having
+
+
+def test_a_joint_projection_that_the_adapter_cannot_split_is_found():
+    """TransformerLens splits GPT-BigCode's for one key-value head; here each head has its own."""
+    config = transformers.GPTBigCodeConfig(n_embd=32, n_layer=2, n_head=4, multi_query=False, **GPT)
+    torch.manual_seed(0)
+    hf = strong(transformers.GPTBigCodeForCausalLM(config))
+    model = interp.load_model(hf, tokenizer=word_tokenizer())
+    assert {"q", "k", "v", "z"} <= set(model.arch.sites)
+    assert (model.arch.layers[0].n_heads, model.arch.layers[0].n_kv_heads) == (4, 4)
+    width, joint = 8, hf.transformer.h[0].attn.c_attn
+    got = interp.activations(model, ["w1 w2 w3"], "k", 0)[0][0]
+    stream = interp.activations(model, ["w1 w2 w3"], "resid_pre", 0)[0][0]
+    want = joint(hf.transformer.h[0].ln_1(stream)).view(3, 4, 3, width)[:, :, 1]
+    torch.testing.assert_close(got.view(3, 4, width), want)
+    assert [check for check in interp.validate(model) if not check.holds] == []
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -235,45 +260,118 @@ def test_missing_weights_are_not_made_up(folder, tmp_path):
         interp.load_model(str(here))
 
 
+# --- tokenizers and embeddings of different sizes ------------------------------------------------
+
+
+def small(rows: int) -> torch.nn.Module:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**COMMON | {"vocab_size": rows})
+    return transformers.AutoModelForCausalLM.from_config(config)
+
+
+def test_words_beyond_the_embedding_are_refused_when_loading(tmp_path):
+    tokenizer = word_tokenizer()
+    small(60).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for given in (str(tmp_path), small(60)):
+        with pytest.raises(ModelError, match=r"has 60 rows, and 34 .* such as 'w56' \(id 60\)"):
+            interp.load_model(given, tokenizer=tokenizer)
+    assert interp.load_model(small(128), tokenizer=tokenizer).n_vocab == 128
+
+
+def test_only_a_prompt_with_an_added_token_beyond_the_embedding_is_refused():
+    """As Gemma 3's tokenizer has a token for images that its text models do not embed."""
+    more = word_tokenizer()
+    rows = len(more)
+    more.add_special_tokens({"pad_token": "[PAD]"})
+    assert more.pad_token_id == rows
+    hf = small(rows)
+    model = interp.load_model(hf, tokenizer=more)
+    assert model.arch.left_padding
+    assert model.arch.gaps
+    both = interp.activations(model, ["w1 w2 w3", "w4 w5"], "resid_post", 1)[1]
+    torch.testing.assert_close(
+        both[1, :2], interp.activations(model, ["w4 w5"], "resid_post", 1)[1][0]
+    )
+    assert len(interp.generate(model, ["w1 w2 w3", "w4"], max_new_tokens=2)) == 2
+    says = rf"the token '\[PAD\]' \(id {rows}\) .* has {rows} rows"
+    for given in ("w1 [PAD] w2", TokenPrompt((1, rows))):
+        with pytest.raises(DataError, match=says):
+            interp.activations(model, [given], "resid_post", 1)
+    with pytest.raises(DataError, match=r"\(id -1\)"):
+        interp.activations(model, [TokenPrompt((1, -1))], "resid_post", 1)
+
+
+# --- weights that are left over ------------------------------------------------------------------
+
+
+def left_over(folder: Path, to: Path, *names: str, **config) -> Path:
+    """A copy of a saved model with more weights in its files, or another config."""
+    here = copied(folder, to)
+    (here / "config.json").write_text(
+        json.dumps(json.loads((here / "config.json").read_text()) | config)
+    )
+    index = json.loads((here / "model.safetensors.index.json").read_text())
+    save_file({name: torch.ones(3) for name in names}, here / "more.safetensors")
+    index["weight_map"] |= dict.fromkeys(names, "more.safetensors")
+    (here / "model.safetensors.index.json").write_text(json.dumps(index))
+    return here
+
+
+def test_a_layer_that_the_config_leaves_out_is_refused(folder, tmp_path):
+    here = left_over(folder, tmp_path / "fewer", num_hidden_layers=2)
+    with pytest.raises(ModelError, match=r"9 weights .*\('model\.layers\.2\.input_.* and 6 more\)"):
+        interp.load_model(str(here))
+
+
+LEFT_OVER = (
+    "model.layers.0.self_attn.q_proj.bias",  # a config without attention_bias
+    "model.layers.0.self_attn.q_norm.weight",
+    "model.embed_norm.weight",
+    "model.encoder.layers.0.fc1.weight",
+    "lm_head.bias",
+    "unknown.weight",
+)
+BESIDE = (
+    "model.layers.0.self_attn.rotary_emb.inv_freq",
+    "model.layers.1.attn.masked_bias",
+    "vision_tower.layers.0.self_attn.q_proj.weight",
+    "model.visual.blocks.0.attn.qkv.weight",
+    "multi_modal_projector.linear_1.weight",
+    "mtp.layers.0.mlp.up_proj.weight",
+    "model.layers.3.eh_proj.weight",  # DeepSeek's layer that predicts a further token
+    "model.layers.3.mlp.up_proj.weight",
+    "v_head.summary.weight",
+)
+
+
+@pytest.mark.parametrize("name", LEFT_OVER)
+def test_a_weight_that_the_model_does_not_use_is_refused(folder, tmp_path, name: str):
+    with pytest.raises(ModelError, match=rf"1 weight .* \('{re.escape(name)}'\)"):
+        interp.load_model(str(left_over(folder, tmp_path / "more", name, *BESIDE)))
+
+
+def test_constants_towers_and_heads_beside_the_model_are_left_out(folder, tmp_path):
+    here = left_over(folder, tmp_path / "beside", *BESIDE)
+    assert interp.load_model(str(here)).weights_hash == interp.load_model(str(folder)).weights_hash
+
+
+def test_buffers_that_older_files_hold_are_left_out(tmp_path):
+    hf = tiny_hf("gpt_neo")
+    names = [f"transformer.h.0.attn.attention.{name}" for name in ("bias", "masked_bias")]
+    state = hf.state_dict() | {name: torch.ones(1) for name in names}
+    hf.save_pretrained(tmp_path, state_dict=state)
+    word_tokenizer().save_pretrained(tmp_path)
+    assert set(names) <= set(load_file(tmp_path / "model.safetensors"))
+    assert interp.load_model(str(tmp_path)).arch.n_layers == 3
+
+
 # --- GGUF ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def gguf_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama as a GGUF file."""
-    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(2)
-    writer.add_context_length(64)
-    writer.add_embedding_length(32)
-    writer.add_feed_forward_length(48)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(2)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(8)
-    tokens = ["<unk>", "<s>", "</s>", "▁", *"abcdefghijklmnopqrstuvwxyzTF", "▁a", "th", "▁the"]
-    writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(tokens)
-    writer.add_token_scores([0.0, 0.0, 0.0, *(-float(i) for i in range(len(tokens) - 3))])
-    writer.add_token_types([2, 3, 3, *[1] * (len(tokens) - 3)])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    rng = np.random.default_rng(0)
-    shapes = {"token_embd": (len(tokens), 32), "output": (len(tokens), 32), "output_norm": (32,)}
-    for layer in range(2):
-        inside = {"attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32)}
-        inside |= {"attn_output": (32, 32), "ffn_gate": (48, 32), "ffn_up": (48, 32)}
-        inside |= {"ffn_down": (32, 48), "attn_norm": (32,), "ffn_norm": (32,)}
-        shapes |= {f"blk.{layer}.{name}": shape for name, shape in inside.items()}
-    for name, shape in shapes.items():
-        writer.add_tensor(f"{name}.weight", rng.normal(size=shape).astype(np.float32) * 0.3)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return tiny_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
 
 
 def test_one_part_of_a_split_gguf_file_is_said_to_be_that(gguf_file: Path, tmp_path):
