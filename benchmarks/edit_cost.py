@@ -232,7 +232,7 @@ def _timed(run: Callable[..., Any], name: str, parts: dict[str, float]) -> Calla
 
 
 def moments(args: argparse.Namespace) -> dict[str, Any]:
-    """Time the samples alone, and then all, samples again included."""
+    """Time the samples alone, and then all, samples included where they are not shipped."""
     model = interp.load_model(args.model, dtype=args.dtype)
     placement = selection_for(model, args.placement, "ace")
     named = [name for name in METHODS if not name.endswith("-nas")]  # whose places are the same

@@ -12,7 +12,7 @@ StageProgress = Callable[[str, int, int], None]
 
 @contextmanager
 def reported(
-    progress: Progress | bool, label: str, total: int, unit: str = "pairs"
+    progress: Progress | bool, label: str, total: int, unit: str = "pairs", note: str = ""
 ) -> Generator[Progress]:
     """What a computation calls with (done, in all), from its `progress` argument.
 
@@ -22,6 +22,7 @@ def reported(
         label: what is being done.
         total: how many there are in all.
         unit: of what, in the plural.
+        note: a line above the bar.
     """
     if not progress:
         yield lambda done, total: None
@@ -29,22 +30,27 @@ def reported(
         progress(0, total)
         yield progress
     else:
-        with bar(label, unit) as report:
+        with bar(label, unit, note) as report:
             report(0, total)
             yield report
 
 
 @contextmanager
-def bar(label: str, unit: str) -> Generator[Callable[..., None]]:
+def bar(label: str, unit: str, note: str = "") -> Generator[Callable[..., None]]:
     """What to call with (done, in all), and a third argument where the label changes.
 
-    It draws on stderr; within the first second, and where nobody watches, nothing.
+    It draws on stderr; within the first second, and where nobody watches, nothing. `note` is a line
+    above it.
     """
     from tqdm.auto import tqdm
 
     with tqdm(desc=label, unit=f" {unit}", delay=1, leave=False, disable=not _watched()) as drawn:
 
         def report(done: int, total: int, what: str = label) -> None:
+            nonlocal note
+            if note and not drawn.disable and drawn.format_dict["elapsed"] > 1:
+                drawn.write(note, sys.stderr)
+                note = ""
             drawn.total = total
             drawn.set_description(what, refresh=False)
             drawn.update(done - drawn.n)

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 
 import interp
+from circuits.editing import moments
 from circuits.editing.layer_selection import selection_for
 from interp.bench.baselines import sweep_with_hooks
 from interp.data.pairs import tokenise
@@ -76,3 +78,21 @@ def test_the_shipped_layer_selections_are_of_these_weights_and_whole(name: str, 
         assert moment.shape == (model.arch.d_model,) * 2
         np.testing.assert_allclose(moment, moment.T, atol=1e-6)
         assert float(np.linalg.eigvalsh(moment.numpy())[0]) > 0
+
+
+@pytest.mark.parametrize("name", ["smollm", "gemma"])
+def test_the_first_moments_read_shipped_text_that_the_model_drew(
+    name: str, request, tmp_path, monkeypatch
+):
+    model, place = request.getfixturevalue(name), ("mlp_post", 0)
+    read = []
+    stub = lambda model, places, rows, report: read.extend(rows) or {place: torch.eye(2)}  # noqa: E731
+    with monkeypatch.context() as patched:
+        patched.setattr(moments, "_streamed", stub)
+        patched.setattr(moments, "own_samples", None)
+        moments.second_moments(model, [place], cache=tmp_path)
+    assert len(read) == 157 and {len(row.ids) for row in read} == {129}
+    monkeypatch.setattr(moments, "WINDOW", 3)
+    drawn = moments._sampled(model, 128, torch.Generator().manual_seed(0), lambda n: None)
+    same = [row.ids == kept.ids[:4] for row, kept in zip(drawn, read[:128], strict=True)]
+    assert sum(same) >= 126  # rounding may move a draw

@@ -12,7 +12,6 @@ from circuits.cli.grouped import Record, command
 from circuits.cli.options import N_TOKENS, InChat, OnModel, PlacementOption, TokensOption, choice
 from circuits.cli.output import print_table, stdout
 from circuits.editing.methods import INFORMED, METHODS, NAMES
-from interp.progress import bar
 
 if TYPE_CHECKING:
     from circuits.editing import Edit, Fact
@@ -132,10 +131,8 @@ def apply(
     named = {"method": method, "facts": fingerprint(given), "kept": fingerprint(preserve)}
     named |= {"implicit": implicit, "n_tokens": n_tokens, "seed": seed} | identity(model)
     with RunFolder.open(before.next, "edit apply", named) as run:
-        with bar("second moments", "tokens") as report:
-            options: dict[str, Any] = {"n_tokens": n_tokens, "seed": seed, "progress": report}
-            options |= {"preserve": preserve, "layers": layers, "implicit": implicit}
-            made = edit(model, given, method, **options)
+        options: dict[str, Any] = {"n_tokens": n_tokens, "seed": seed, "implicit": implicit}
+        made = edit(model, given, method, preserve=preserve, layers=layers, **options)
         unedited = _answers(model, ask or [], chat)
         made.apply(model)
         asked = _asked(ask or [], unedited, _answers(model, ask or [], chat))

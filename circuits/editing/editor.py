@@ -16,6 +16,7 @@ from circuits.editing.moments import N_TOKENS, Moments, second_moments
 from circuits.editing.presets import preset
 from circuits.editing.writing import Request, write
 from interp.errors import DataError, shown
+from interp.loading.builtin import cache_dir
 from interp.model.model import Model
 from interp.progress import Progress, reported
 
@@ -72,7 +73,8 @@ def edit(
     _refuse_predicted(model, facts)
     for fact in facts:  # before the minutes that moments take
         refuse_unanchored(model, fact)
-    with reported(progress, "second moments", 2 * n_tokens, "tokens") as report:
+    note = f"second moments are computed once and kept in {cache_dir() / 'moments'}"
+    with reported(progress, "second moments", 2 * n_tokens, "tokens", note) as report:
         moments = moments_for(model, [method], layers, n_tokens, seed, report)
     found = implicit_subjects(model, facts, implicit if method.two_hop else "given")
     request = Request(found.facts, tuple(preserve))

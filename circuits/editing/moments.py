@@ -4,6 +4,7 @@ A closed form that is small in M = S^-1 ignores directions in which S is large. 
 covariance of keys *within* facts, M is Fisher's: what tells facts apart counts, not the wording.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,12 +23,15 @@ from interp.data.prompts import TokenPrompt, batches, pad
 from interp.errors import PlanError
 from interp.forward.blocks import Rewrite, rewriting
 from interp.forward.budget import default_budget
-from interp.forward.prefix_cache import PrefixCache
+from interp.forward.layer_range import layers_only
+from interp.forward.prefix_cache import PrefixCache, separable
 from interp.loading.builtin import cache_dir
 from interp.model.model import Model
 from interp.progress import Progress
 from interp.results.folder import replacing
 
+SHIPPED = Path(__file__).with_name("own_samples")
+"""What built-in models wrote by default, as in the cache: by hash of their weights."""
 WINDOW = 128
 """Tokens per passage."""
 ROWS_AT_ONCE = 128
@@ -56,8 +60,9 @@ def second_moments(
     """E[k k^T] at several projections, from one pass over the text.
 
     By default the text is the model's own samples at temperature 1, drawn with `seed`; `n_tokens`
-    of it are read (`PlanError` if `texts` hold fewer). Moments are stored in `cache`, by default
-    the package's. `progress` is called with (tokens done, in all), sampled ones and read ones.
+    of it are read (`PlanError` if `texts` hold fewer). Moments and samples are stored in `cache`,
+    by default the package's; what built-in models wrote by default is shipped. `progress` is called
+    with (tokens done, in all), sampled ones, unless they are stored, and read ones.
     """
     folder = (cache or cache_dir() / "moments") / ledger(model).base
     text = "own samples" if texts is None else _hash("\0".join(texts), 64)
@@ -67,19 +72,29 @@ def second_moments(
     found = {place: moment for place, file in files.items() if (moment := _read(file)) is not None}
     missing = [place for place in files if place not in found]
     if missing:
-        report = progress or (lambda done, total: None)
-        total = (1 + (texts is None)) * n_tokens
-        if texts is None:
-            rows = own_samples(model, n_tokens, seed, lambda done, _: report(done, total))
-        else:
+        report, total = progress or (lambda done, total: None), n_tokens
+        at = [folder / f"samples.{key}.safetensors" for folder in (SHIPPED / folder.name, folder)]
+        ids = next((ids for file in at if (ids := _read(file)) is not None), None)
+        if texts is not None:
             rows = _windows(model, texts, n_tokens)
+        elif ids is not None:
+            rows = [TokenPrompt(tuple(row)) for row in ids.tolist()]
+        else:
+            total = 2 * n_tokens
+            rows = own_samples(model, n_tokens, seed, lambda done, _: report(done, total))
+            _keep(at[-1], torch.tensor([row.ids for row in rows], dtype=torch.int32))
         read = total - n_tokens
-        found |= _streamed(model, missing, rows, lambda n: report(min(read + n, total), total))
+        made = _streamed(model, missing, rows, lambda n: report(min(read + n, total), total))
         report(total, total)
-        for place in missing:
-            with replacing(files[place]) as beside:
-                save_file({"matrix": found[place].float()}, beside)
-    return {place: found[place] for place in files}
+        for place, moment in made.items():
+            _keep(files[place], moment.float())
+            found[place] = moment
+    return {place: found[place].double() for place in files}
+
+
+def _keep(file: Path, matrix: Tensor) -> None:
+    with replacing(file) as beside:
+        save_file({"matrix": matrix}, beside)
 
 
 def _hash(text: str, size: int) -> str:
@@ -87,9 +102,9 @@ def _hash(text: str, size: int) -> str:
 
 
 def _read(file: Path) -> Tensor | None:
-    """A stored moment; `None` where there is none, or a damaged one, which is made anew."""
+    """A stored matrix; `None` where there is none, or a damaged one, which is made anew."""
     try:
-        return load_file(file)["matrix"].double()
+        return load_file(file)["matrix"]
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
 
@@ -175,8 +190,9 @@ def _streamed(
 
         return look
 
-    n = 0
-    with rewriting(model, [(*place, add(place)) for place in places]):
+    n, top = 0, max(layer for _, layer in places) + 1
+    below = layers_only(model, range(top)) if separable(model) else contextlib.nullcontext()
+    with below, rewriting(model, [(*place, add(place)) for place in places]):
         for group in batches(model, rows, default_budget(model)):
             ids, mask = pad(model, [rows[i] for i in group])
             real = mask & (mask.cumsum(-1) > 1)

@@ -23,10 +23,12 @@ class Terminal(io.StringIO):
 def test_a_bar_is_drawn_where_somebody_watches(stderr, asked: bool, shown: bool, monkeypatch):
     seen = stderr()
     monkeypatch.setattr(sys, "stderr", seen)
-    with reported(asked, "patching z", 2) as report:
+    with reported(asked, "patching z", 2, note="kept in x") as report:
         time.sleep(1.01)
         report(1, 2)
+        report(2, 2)
     assert ("patching z" in seen.getvalue() and "1/2" in seen.getvalue()) == shown
+    assert seen.getvalue().count("kept in x\n") == shown
     if not shown:
         assert seen.getvalue() == ""
 

@@ -344,6 +344,26 @@ def test_own_samples_are_drawn_from_the_model(monkeypatch):
         assert (p.sum(0) > 5).sum() > 5
 
 
+def test_samples_are_kept_for_other_moments_and_no_layer_above_is_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(moments, "WINDOW", 8)
+    model, seen, above = sharp("llama", 3), list[tuple[int, int]](), list[int]()
+
+    def taken(place):
+        options = {"cache": tmp_path, "progress": lambda *both: seen.append(both)}
+        return second_moments(model, [place], n_tokens=64, **options)[place]
+
+    taken(("mlp_post", 0))
+    assert seen[-1] == (128, 128)  # sampled and read
+    monkeypatch.setattr(moments, "own_samples", None)
+    model.blocks[2].get_submodule("mlp").register_forward_hook(lambda *_: above.append(2))
+    got = taken(("mlp_post", 1))
+    assert seen[-1] == (64, 64) and not above
+    monkeypatch.setattr(moments, "separable", lambda model: False)
+    rows = own_samples(model, 64)
+    assert torch.equal(got, moments._streamed(model, [("mlp_post", 1)], rows, print)["mlp_post", 1])
+    assert above
+
+
 def test_moments_are_means_over_text_and_cached(tmp_path):
     model = tiny("qwen2")
     places = [("mlp_post", 1), ("z", 0)]
