@@ -1,17 +1,17 @@
 """Ties of scores: equal ones go by place, and those that rounding could turn are named."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 ROUNDINGS = 16
-"""Roundings by which two CPUs' scores differ: at most 13 between AVX2 and AVX-512, 1 or 2 threads.
-
-Measured over cells of a patched `smollm2-135m` and `gemma-3-270m`, in fp32.
-"""
+"""By which AVX2 and AVX-512 differ: at most 13, in patched smollm2-135m and gemma-3-270m."""
+PLACE, NAMED = ("layer", "pos", "head", "neuron", "expert"), 4
 
 
 def first_largest(
@@ -23,32 +23,43 @@ def first_largest(
     tied = (best.values[..., 1:] == best.values[..., :-1]).any(-1)
     rows, into = scores[tied].view(-1, scores.shape[-1]), places[tied].view(-1, n)
     for row, own in zip(rows, into, strict=True):
-        least = row[own[-1]]
-        at = (~(row < least)).nonzero()[:, 0]  # one more look at few, in order of their places
+        at = (~(row < row[own[-1]])).nonzero()[:, 0]  # few, in order of their places
         own.copy_(at[row[at].argsort(descending=True, stable=True)[:n]])
     places[tied] = into.view(places[tied].shape)
     return values, places
 
 
-def rounding(scale: float, dtype: str = "float32") -> float:
+def by_size(
+    table: pd.DataFrame, column: str, over: Sequence[str], within: float
+) -> tuple[pd.DataFrame, str]:
+    """Rows by falling size of a column, and `near_ties` of them, named by their axes `over`.
+
+    Equal ones come by layer, position and unit; those with names (edges, spans) as they are.
+    """
+    by = [-table[column].abs(), *(table[axis] for axis in PLACE if axis in over)]
+    table = table.iloc[np.lexsort(by[::-1])]
+    rows = table.loc[:, [*over]].head(NAMED).to_dict("records")
+    names = [", ".join(f"{a} {at}" if a in PLACE else str(at) for a, at in r.items()) for r in rows]
+    return table, near_ties(names, table[column].abs().to_numpy(), within)
+
+
+def rounding(*values: Any, dtype: str = "float32") -> float:
     """How far scores may be apart and yet change places on another CPU: `ROUNDINGS` eps x scale.
 
-    `scale` is the size of what is subtracted or averaged, such as the largest logit difference;
-    `dtype` the format of the forward pass, such as ``"bfloat16"``. Searches may amplify it.
+    The scale is the largest of the `values` that are subtracted or averaged, such as logit
+    differences; `dtype` the format of the forward pass, ``"bfloat16"``. Searches may amplify it.
     """
-    eps = torch.finfo(getattr(torch, dtype.removeprefix("torch."))).eps
-    return ROUNDINGS * eps * abs(scale)
+    scale = max(float(np.nanmax(np.abs(one))) for one in values)
+    return ROUNDINGS * torch.finfo(getattr(torch, dtype.removeprefix("torch."))).eps * scale
 
 
-def near_ties(
-    names: Sequence[str], scores: Sequence[float] | np.ndarray, scale: float, dtype: str = "float32"
-) -> str:
-    """Which scores lie within `rounding` of the largest, in words; empty where none does."""
+def near_ties(names: Sequence[str], scores: Sequence[float] | np.ndarray, within: float) -> str:
+    """Which scores lie `within` so much (`rounding`) of the largest, in words; empty if none."""
     flat = np.nan_to_num(np.asarray(scores, float), nan=-np.inf)
     order = np.argsort(-flat, kind="stable")
-    order = order[flat[order] >= flat.max(initial=-np.inf) - rounding(scale, dtype)]
+    order = order[flat[order] >= flat.max(initial=-np.inf) - within]
     if len(order) < 2 or not np.isfinite(flat[order[0]]):
         return ""
-    first, *others = (names[i] for i in order[:4])
-    more = f" and {len(order) - 4} more" * (len(order) > 4)
+    first, *others = [names[int(i)] for i in order[:NAMED]]
+    more = f" and {len(order) - NAMED} more" * (len(order) > NAMED)
     return f"Within rounding of {first}: {', '.join(others)}{more}."

@@ -23,10 +23,13 @@ def test_of_equal_scores_the_first_are_taken_first(dtype: torch.dtype):
 
 def test_scores_within_rounding_of_the_largest_are_named():
     scores = np.array([1.0, 3.0, 3.0 - 0.9 * rounding(3.0), np.nan, 3.0 - 1.1 * rounding(3.0)])
-    assert near_ties("abcde", scores, 3.0) == "Within rounding of b: c."
-    assert near_ties("abcde", scores, 30.0) == "Within rounding of b: c, e."
-    assert near_ties("abcde", [1, 2, 3, 4, 5], 5.0) == ""
-    assert near_ties("abcdef", [7.0] * 6, 7.0) == "Within rounding of a: b, c, d and 2 more."
-    assert near_ties("abc", [1.0, 1.01, 0], 1.0, "torch.bfloat16") == "Within rounding of b: a."
+    assert near_ties("abcde", scores, rounding(3.0)) == "Within rounding of b: c."
+    assert near_ties("abcde", scores, rounding(30.0)) == "Within rounding of b: c, e."
+    assert near_ties("abcde", [1, 2, 3, 4, 5], rounding(5.0)) == ""
+    assert near_ties("abcdef", [7.0] * 6, 0.0) == "Within rounding of a: b, c, d and 2 more."
+    assert (
+        near_ties("abc", [1.0, 1.01, 0], rounding(1.0, dtype="torch.bfloat16"))
+        == "Within rounding of b: a."
+    )
     assert near_ties("ab", [np.nan, np.nan], 1.0) == near_ties("", [], 1.0) == ""
     assert rounding(-2.0) == rounding(2.0) == ROUNDINGS * 2.0**-22
