@@ -37,6 +37,7 @@ from interp.progress import Progress, reported
 from interp.results.report import Report, Section, Table, cell_text, excluded_counts
 from interp.results.result import Result
 from interp.results.run_folder import RunFolder, fingerprint, identity, page_of
+from interp.statistics.ties import near_ties, rounding
 
 EXPLAINED = 0.5
 """Part of the neutral sentences' variance whose components are projected out."""
@@ -154,7 +155,10 @@ class EmotionVectors(Result):
 
     def report(self) -> Report:
         """How stable the vectors are, and what they read."""
-        stable = cell_text(float(self.layers["stability"].iloc[self.layer]))
+        found = self.layers["stability"].to_numpy(float)
+        stable = cell_text(float(found[self.layer]))
+        names = [f"layer {at}" for at in range(len(found))][len(found) // 3 :]
+        near = near_ties(names, found[len(found) // 3 :], rounding(1))
         emotions = [[*self.emotions], f"Without a vector: {cell_text(self.without)}."]
         shown = [Table("Layer by layer", self.layers)]
         if len(self.readings):
@@ -162,7 +166,7 @@ class EmotionVectors(Result):
         return Report(
             title=f"Vectors of {len(self.emotions)} emotions in {self.model}",
             lead=f"Texts: {self.source}. In layer {self.layer}, which was chosen, the "
-            f"vectors of two halves of the texts have a mean cosine of {stable}.",
+            f"vectors of two halves of the texts have a mean cosine of {stable}. {near}".strip(),
             sections=[Section("Layers", shown), Section("Emotions", emotions)],
             method=(
                 "A vector is the mean state over an emotion's texts minus the mean over all "

@@ -89,7 +89,10 @@ def patch(
         f"{result.seconds:.2f} s\n{result.metric}: {float(result.clean.mean()):.3f} clean, "
         f"{float(result.corrupt.mean()):.3f} corrupt"
     )
-    print_table(result.top(10, seed), "strongest cells (effect on the metric, 95 % interval)")
+    top = result.top(10, seed)
+    print_table(top, "strongest cells (effect on the metric, 95 % interval)")
+    if top.attrs["near_ties"]:
+        stdout.print(top.attrs["near_ties"])
     if result.by_token:
         _print_carriers(result, seed)
     print_run(into.out, result.excluded)

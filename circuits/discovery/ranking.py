@@ -33,8 +33,9 @@ def top_edges(scores: EdgeScores, n: int, absolute: bool = True) -> Circuit:
     _check_size(n, graph.n_edges)
     rank = (matrix.abs() if absolute else matrix).nan_to_num(nan=-np.inf).flatten()
     edges = torch.zeros(rank.numel(), dtype=torch.bool)
-    edges[rank.argsort(descending=True, stable=True)[:n]] = True
-    return _chosen(scores, prune(graph, edges.view_as(matrix)), matrix, f"top {n}")
+    taken, near = _first(scores, rank, n)
+    edges[taken] = True
+    return _chosen(scores, prune(graph, edges.view_as(matrix)), matrix, f"top {n}{near}")
 
 
 def threshold_edges(scores: EdgeScores, least: float, absolute: bool = True) -> Circuit:
@@ -81,10 +82,10 @@ def top_nodes(scores: NodeScores, n: int, absolute: bool = True) -> Circuit:
     _check_size(n, graph.n_sources - 1)
     mean = torch.from_numpy(scores.mean().values).double()
     rank = (mean.abs() if absolute else mean)[1:]
-    nodes = (1 + rank.argsort(descending=True, stable=True)[:n]).tolist()
-    edges = prune(graph, edges_of_nodes(graph, [0, *nodes]))
+    taken, near = _first(scores, rank, n)
+    edges = prune(graph, edges_of_nodes(graph, [0, *(1 + taken).tolist()]))
     per_edge = torch.where(graph.exists, mean[:, None], torch.nan)
-    return _chosen(scores, edges, per_edge, f"top {n} nodes")
+    return _chosen(scores, edges, per_edge, f"top {n} nodes{near}")
 
 
 def top_neurons(scores: UnitScores, n: int, absolute: bool = True) -> Circuit:
@@ -96,13 +97,22 @@ def top_neurons(scores: UnitScores, n: int, absolute: bool = True) -> Circuit:
         )
     mean = torch.from_numpy(scores.mean().values)
     _check_size(n, mean.numel())
-    order = (mean.abs() if absolute else mean).flatten().argsort(descending=True, stable=True)[:n]
+    order, near = _first(scores, (mean.abs() if absolute else mean).flatten(), n)
     names = [f"m{layer}" for layer in scores.values["layer"].values]  # of those with neurons
     neurons: dict[str, list[int]] = {name: [] for name in names}
     for flat in order.sort().values.tolist():
         neurons[names[flat // mean.shape[1]]].append(flat % mean.shape[1])
-    chosen = _chosen(scores, scores.graph.exists.clone(), None, f"top {n} neurons")
+    chosen = _chosen(scores, scores.graph.exists.clone(), None, f"top {n} neurons{near}")
     return replace(chosen, neurons={name: tuple(kept) for name, kept in neurons.items()})
+
+
+def _first(scores: Scores, rank: Float[Tensor, " unit"], n: int) -> tuple[Tensor, str]:
+    """The `n` of largest rank, ties by place, and how many others rounding could put there."""
+    order = rank.argsort(descending=True, stable=True)
+    least = rank[order[n - 1 : n]] - scores.rounding
+    near = int((rank[order[n:]] >= least).sum()) if n else 0
+    said = f", {near} left out are within rounding of the last" * bool(near)
+    return order[:n], said
 
 
 def _check_size(n: int, most: int) -> None:

@@ -26,6 +26,7 @@ from interp.data.pairs import load_pairs
 from interp.errors import DataError, DegenerateGap, InterpWarning
 from interp.model.graph import Graph
 from interp.model.model import Model
+from interp.statistics.ties import first_largest
 
 N_LIKELIEST = 20
 """Next tokens among which two that are not blank are taken as the answer and the wrong one."""
@@ -90,7 +91,7 @@ def _row(model: Model, fact: Fact, form: Form) -> dict[str, str] | None:
         ids = torch.tensor([model.encode(clean)], device=model.device)
         state = model.body(input_ids=ids, use_cache=False).last_hidden_state[:, -1]
         logits = model.arch.logits_transform(model.unembed(state).float())[0]
-    likeliest = (model.token(int(i)).strip() for i in logits.topk(N_LIKELIEST).indices)
+    likeliest = (model.token(int(i)).strip() for i in first_largest(logits, N_LIKELIEST)[1])
     said, second = list(dict.fromkeys(text for text in likeliest if text))[:2]
     return {
         "id": f"{form}: {clean}",

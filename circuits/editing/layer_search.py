@@ -36,6 +36,7 @@ from circuits.editing.presets import early
 from circuits.editing.targets import FactPrompts, search_targets
 from interp.errors import DataError
 from interp.model.model import Model
+from interp.statistics.ties import near_ties, rounding
 
 TRIED = 8  # facts on which the search is tried in a layer
 SCORED = 40  # facts whose match scores score the layers; the others learn how keys vary
@@ -121,9 +122,9 @@ def selected(
     found = match_scores(model, scored, VALUE_NEURONS, unscored, deep)
     separation = dict(zip(deep, found.separation.tolist(), strict=True))
     thresholds = dict(zip(deep, found.threshold.tolist(), strict=True))
-    value, reached = _best(model, facts, VALUE_NEURONS, deep, separation)
+    value, reached, near = _best(model, facts, VALUE_NEURONS, deep, separation)
     before = [layer for layer in early(model) if layer not in value]
-    query, _ = _best(model, facts, QUERY_NEURONS, before, dict.fromkeys(before, 1.0))
+    query, _, also = _best(model, facts, QUERY_NEURONS, before, dict.fromkeys(before, 1.0))
     unnamed = [replace(one, fact=replace(one.fact, implicit=())) for one in scored]
     direct = match_scores(model, unnamed, VALUE_NEURONS, unscored, value).threshold
     moments = {at: within_fact(keys[at]) for at in _gates(value)}
@@ -132,7 +133,7 @@ def selected(
         query,
         value,
         f"separation {_mean_over(value, separation):.3f}, target probability {reached:.2f}, "
-        f"{len(facts)} facts of {cases.source}",
+        f"{len(facts)} facts of {cases.source}{near}{also}",
         {layer: moment.float() for (_, layer), moment in moments.items()},
         # lower, neurons would begin to fire where nothing matches
         threshold=max(2 * RISE, round(_mean_over(value, thresholds), 3)),
@@ -149,21 +150,26 @@ def _best(
     stage: Neurons,
     layers: Sequence[int],
     separation: Mapping[int, float],
-) -> tuple[tuple[int, ...], float]:
-    """The two neighbours of the largest separation above chance times target probability."""
+) -> tuple[tuple[int, ...], float, str]:
+    """The two neighbours of the largest separation above chance times target probability.
+
+    Also that probability, and which neighbours tried are within rounding of them, in words.
+    """
 
     def above_chance(at: tuple[int, ...]) -> float:
         return _mean_over(at, separation) - 0.5
 
     pairs = list(itertools.pairwise(layers)) or [tuple(layers)]
-    best, most, best_reached = pairs[0], -1.0, 0.0
+    reached, products = dict[tuple[int, ...], float](), dict[tuple[int, ...], float]()
     for at in sorted(pairs, key=above_chance, reverse=True):
-        if above_chance(at) <= most:  # none that is left could be the best
+        if above_chance(at) <= max(products.values(), default=-1.0):  # none left could be the best
             break
-        reached = _reached(model, facts, replace(stage, layers=at))
-        if above_chance(at) * reached > most:
-            best, most, best_reached = at, above_chance(at) * reached, reached
-    return best, best_reached
+        reached[at] = _reached(model, facts, replace(stage, layers=at))
+        products[at] = above_chance(at) * reached[at]
+    best = max(products, key=lambda at: products[at])
+    names = [f"layers {list(at)}" for at in products]
+    near = near_ties(names, [*products.values()], rounding(1, dtype=str(model.dtype))).rstrip(".")
+    return best, reached[best], f"; {near[0].lower()}{near[1:]}" if near else ""
 
 
 def _mean_over(layers: Sequence[int], values: Mapping[int, float]) -> float:

@@ -21,6 +21,7 @@ from interp.results.folder import reading
 from interp.results.report import Figure, Part, Report, Section, Table, cell_text
 from interp.results.result import Result
 from interp.results.style import BLUE, GREY, styled
+from interp.statistics.ties import near_ties, rounding
 
 SHIPPED = Path(__file__).with_name("layer_selections")
 """Chosen for built-in models on the design half of the shipped ``multihop_chains``."""
@@ -112,10 +113,13 @@ class LayerSelection(Result):
         caption = (
             f"Blue: the value layers. The largest separation is "
             f"{cell_text(self.separation[best])}, in layer {best}. Separation: area under the ROC "
-            "curve; .5 is chance, 1 tells them apart without error."
+            "curve; .5 is chance, 1 tells them apart without error. "
         )
+        names = [f"layer {at}" for at in self.separation]
+        caption += near_ties(names, [*self.separation.values()], rounding(1))
         figure = plot_separation(self.separation, self.value, self.model)
-        parts.append(Figure("Separation of a fact's questions from others", caption, figure))
+        title = "Separation of a fact's questions from others"
+        parts.append(Figure(title, caption.strip(), figure))
         return Section("Why these layers", parts)
 
     def report(self) -> Report:

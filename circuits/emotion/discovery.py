@@ -33,7 +33,7 @@ from circuits.emotion.states import (
     groups_of,
     states,
 )
-from circuits.emotion.texts import Reply, Scenario, situations
+from circuits.emotion.texts import TRAP, Reply, Scenario, situations
 from circuits.emotion.transfer import Reading, across, best_layer, joined, left_out, read_groups
 from circuits.emotion.transfer import tables as reading_tables
 from interp.data.prompts import TokenPrompt
@@ -41,7 +41,6 @@ from interp.model.model import Model
 from interp.progress import StageProgress
 from interp.results.run_folder import RunFolder, Steps, fingerprint, identity
 
-TRAP = "within (trap)"
 T = TypeVar("T")
 
 

@@ -22,7 +22,8 @@ from circuits.emotion.figures import (
     plot_states,
     plot_transfer,
 )
-from circuits.emotion.texts import EMOTIONS, Scenario
+from circuits.emotion.texts import EMOTIONS, TRAP, Scenario
+from circuits.emotion.transfer import smoothed
 from interp.brief import brief
 from interp.errors import DataError, PlanError, did_you_mean, shown
 from interp.interventions.steering_vector import SteeringVector
@@ -30,6 +31,7 @@ from interp.model.model import Model
 from interp.results import run_folder
 from interp.results.report import Figure, Part, Report, Section, Table, cell_text
 from interp.results.result import Result
+from interp.statistics import near_ties
 
 
 @brief
@@ -123,6 +125,15 @@ class EmotionDiscovery(Result):
         ]
         return pd.DataFrame(rows, columns=["emotion", "part", "layer", "unit"])
 
+    @property
+    def near_ties(self) -> str:
+        """Which layers read as well as the chosen one, in words; empty where none does."""
+        tests: Any = self.readings[~self.readings["test"].astype(str).str.startswith(TRAP)]
+        if tests.empty:
+            return ""
+        found = smoothed(tests.groupby("layer")["accuracy"].mean().to_numpy(float))
+        return near_ties([f"layer {at}" for at in range(len(found))], found, 0)
+
     def summary(self) -> dict[str, Any]:
         """The main figures, for a JSON line."""
         chosen: Any = self.readings[self.readings["layer"] == self.layer].drop(columns="layer")
@@ -130,6 +141,7 @@ class EmotionDiscovery(Result):
             "emotions": list(EMOTIONS),
             "n_groups": self.directions.n_groups,
             "layer": self.layer,
+            "near_ties": self.near_ties,
             "readings": chosen.to_dict("records"),
             "sizes": {
                 preset: {emotion: circuit.size for emotion, circuit in own.items()}
@@ -143,7 +155,7 @@ class EmotionDiscovery(Result):
         return Report(
             title=f"Emotions found in {self.model or 'a model'}",
             lead=f"{self.directions.n_groups} groups of texts in six emotions; states are read "
-            f"best in layer {self.layer}.",
+            f"best in layer {self.layer}. {self.near_ties}".strip(),
             sections=[self.section(), Section("Circuits", self._circuits())],
             method=(
                 f"Styles: {', '.join(self.settings.styles)}. Directions: mean difference of an "

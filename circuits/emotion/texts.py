@@ -17,6 +17,7 @@ Valence = Literal["positive", "neutral", "negative"]
 EMOTIONS: tuple[str, ...] = get_args(Emotion)
 """The six, in the order of every table and tensor axis."""
 NEUTRAL = "neutral"
+TRAP = "within (trap)"
 LABELS = (*EMOTIONS, NEUTRAL)
 VALENCES: tuple[str, ...] = get_args(Valence)
 THEMES = (

@@ -157,8 +157,12 @@ def tables(readings: Sequence[Reading]) -> pd.DataFrame:
 
 def best_layer(readings: Sequence[Reading]) -> int:
     """The layer of the best mean accuracy over tests, smoothed over its two neighbours."""
-    mean = np.mean([reading.correct.mean(0) for reading in readings], 0)
-    return int(np.convolve(np.pad(mean, 1, mode="edge"), np.ones(3), "valid").argmax())
+    return int(smoothed(np.mean([reading.correct.mean(0) for reading in readings], 0)).argmax())
+
+
+def smoothed(accuracy: Float[np.ndarray, " layer"]) -> Float[np.ndarray, " layer"]:
+    """Sum over each layer and its neighbours; ties are exact, the first is best."""
+    return np.convolve(np.pad(accuracy, 1, mode="edge"), np.ones(3), "valid").round(9)
 
 
 def vignette_states(

@@ -26,6 +26,7 @@ from interp.forward.blocks import neuron_keys, norm
 from interp.forward.readout import LOGITS_AT_ONCE
 from interp.interventions.recording import activations
 from interp.model.model import Model
+from interp.statistics.ties import first_largest
 
 N_TOKENS = 3
 """Tokens in a name, of each side."""
@@ -123,7 +124,7 @@ def _promoted(model: Model, layer: int, units: Sequence[int], signs: Tensor) -> 
     for first in range(0, len(units), step):
         logits = neuron_logits(model, layer, units[first : first + step])
         signed = logits * signs[first : first + step, None]
-        found += [_words(model, ids) for ids in signed.topk(N_TOKENS).indices.tolist()]
+        found += [_words(model, ids) for ids in first_largest(signed, N_TOKENS)[1].tolist()]
     return found
 
 
@@ -178,10 +179,10 @@ def _most_aligned(
     step = max(1, LOGITS_AT_ONCE // embedding.shape[1])
     for first in range(0, len(embedding), step):
         rows = through(embedding[first : first + step].to(keys))
-        top = (keys @ rows.T).float().cpu().topk(min(N_TOKENS, len(rows)))
-        best, ids = torch.cat([best, top.values], 1), torch.cat([ids, top.indices + first], 1)
-        order = best.topk(min(N_TOKENS, best.shape[1])).indices
-        best, ids = best.gather(1, order), ids.gather(1, order)
+        value, at = first_largest((keys @ rows.T).float().cpu(), min(N_TOKENS, len(rows)))
+        best, ids = torch.cat([best, value], 1), torch.cat([ids, at + first], 1)
+        best, order = first_largest(best, min(N_TOKENS, best.shape[1]))
+        ids = ids.gather(1, order)
     return ids
 
 
@@ -224,8 +225,8 @@ def contexts(model: Model, neurons: Sequence[_Neuron], texts: Sequence[str]) -> 
             layer, unit, negative = one
             own = found[layer][:, len(start) :, unit].float() * (-1 if negative else 1)
             flat = own.nan_to_num(-torch.inf).flatten()
-            top = flat.topk(min(N_CONTEXTS, len(flat)))
-            for value, at in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+            top = first_largest(flat, min(N_CONTEXTS, len(flat)))
+            for value, at in zip(*(part.tolist() for part in top), strict=True):
                 row, pos = divmod(at, own.shape[1])
                 if value > 0:
                     text = _context(model, part[row].ids, pos + len(start))

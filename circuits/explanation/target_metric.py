@@ -26,6 +26,7 @@ from interp.forward.continuations import record_batch, resid_at_nodes
 from interp.forward.readout import LOGITS_AT_ONCE, chosen_logits, measure
 from interp.metrics import AnyMetric, as_metric, with_gradient
 from interp.model.model import Model
+from interp.statistics.ties import first_largest
 
 Target = str | tuple[str, str] | int | None
 """A text of one or more tokens, two whose difference counts, so many likeliest tokens, or
@@ -204,8 +205,9 @@ def _top(model: Model, pair: TokenPair, n: int) -> Made:
     tokens = aligned_batch(model, [replace(pair, answers=(blank, blank))], 1)
     last = tokens.columns[0, 0]
     with torch.no_grad():
-        best = model.logits(resid_at_nodes(model, tokens)[0, :1])[0].softmax(-1).topk(n)
-    wanted, weights = best.indices.cpu(), (best.values / best.values.sum()).cpu()
+        p = model.logits(resid_at_nodes(model, tokens)[0, :1])[0].softmax(-1)
+    best, wanted = (one.cpu() for one in first_largest(p, n))
+    weights = best / best.sum()
 
     def parts(resid: Tensor, row: Tensor) -> Tensor:
         return _centred_logits(model, resid, last.expand(n), wanted) * weights

@@ -19,6 +19,7 @@ from interp.errors import DataError
 from interp.forward.blocks import neuron_keys
 from interp.model.model import Model
 from interp.progress import Progress, reported
+from interp.statistics.ties import first_largest
 
 Scored = tuple[Question, ValueScores, QueryScores]
 
@@ -183,9 +184,9 @@ def _values(model: Model, one: Question, value: ValueScores) -> pd.DataFrame:
 def _queries(model: Model, one: Question, query: QueryScores, top: int) -> pd.DataFrame:
     """The FFN neurons and tokens of the largest query score."""
     total = query.neurons.sum(0)  # (layer, pos, neuron)
-    best = total.flatten().topk(min(top, total.numel()))
-    positive = best.values > 0
-    layer, pos, neuron = torch.unravel_index(best.indices[positive], total.shape)
+    best, at = first_largest(total.flatten(), min(top, total.numel()))
+    positive = best > 0
+    layer, pos, neuron = torch.unravel_index(at[positive], total.shape)
     by_path = query.neurons[:, layer, pos, neuron].cpu().numpy()
     columns = {
         "prompt": one.id,
@@ -193,7 +194,7 @@ def _queries(model: Model, one: Question, query: QueryScores, top: int) -> pd.Da
         "neuron": neuron.cpu().numpy(),
         **_places(model, one, pos),
         **dict(zip(PATHS, by_path, strict=True)),
-        "score": best.values[positive].cpu().numpy(),
+        "score": best[positive].cpu().numpy(),
     }
     return pd.DataFrame(columns)
 

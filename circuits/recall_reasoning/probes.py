@@ -110,4 +110,4 @@ def memory_heads(
     found = bootstrap_mean(effects[:, list(heads)], seed, clusters=of)._asdict()
     table = pd.DataFrame({"head": list(heads.values()), **found, "n": len(rows)})
     table = table.rename(columns={"value": "effect"})
-    return table.sort_values("effect", ascending=False, ignore_index=True)
+    return table.sort_values("effect", ascending=False, kind="stable", ignore_index=True)

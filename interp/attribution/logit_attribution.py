@@ -23,6 +23,7 @@ from interp.interventions.recording import recorded
 from interp.model.model import Model
 from interp.model.sites import SITES
 from interp.model.weights import bias_in
+from interp.statistics.ties import first_largest
 
 
 @brief
@@ -236,6 +237,6 @@ def top_tokens(model: Model, site: str, layer: int, unit: int, n: int = 10) -> p
     found = [
         (effect, rank, model.token(token), token, float(logits[token]))
         for effect, sign in (("promoted", 1), ("suppressed", -1))
-        for rank, token in enumerate((sign * logits).topk(n).indices.tolist())
+        for rank, token in enumerate(first_largest(sign * logits, n)[1].tolist())
     ]
     return pd.DataFrame(found, columns=["effect", "rank", "token", "token_id", "logit"])

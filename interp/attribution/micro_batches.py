@@ -93,6 +93,7 @@ class AttributionRun:
             unpaired=unpaired(kept),
             answers=described((pair.answers for pair in kept), self.answers),
             mixed=mixed if "pos" in values.dims else "",
+            provenance={"dtype": str(self.model.dtype)},
         )
         return found.warned(3)
 

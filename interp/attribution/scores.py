@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -13,6 +12,7 @@ from interp.errors import PlanError
 from interp.model.graph import Graph
 from interp.results.result import Result
 from interp.statistics import bootstrap_mean
+from interp.statistics.ties import by_size, rounding
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -99,13 +99,20 @@ class Scores(Result):
         return total / float((self.clean - self.corrupt).mean())
 
     def top(self, n: int = 10, seed: int = 0) -> pd.DataFrame:
-        """The components with the largest absolute mean, with 95 % bootstrap intervals."""
+        """The components of largest absolute mean, with intervals; ties as in `PatchResult.top`."""
         table = self.mean().to_dataframe(name="score").reset_index().dropna(subset=["score"])
-        order = np.argsort(-table["score"].abs().to_numpy(), kind="stable")[:n]
+        table, near = by_size(table, "score", self.over, self.rounding)
         flat = self.values.values.reshape(self.n_pairs, -1)
-        _, low, high = bootstrap_mean(flat[:, table.index.to_numpy()[order]], seed)
-        picked = table.iloc[order].assign(low=low, high=high)
-        return picked[[*self.over, "score", "low", "high"]].reset_index(drop=True)
+        _, low, high = bootstrap_mean(flat[:, table.index.to_numpy()[:n]], seed)
+        picked = table[:n].assign(low=low, high=high)
+        picked.attrs["near_ties"] = near
+        return picked.loc[:, [*self.over, "score", "low", "high"]].reset_index(drop=True)
+
+    @property
+    def rounding(self) -> float:
+        """How far two scores may be apart and yet change places (`interp.statistics.ties`)."""
+        dtype = self.provenance.get("dtype", "float32")
+        return rounding(self.values, self.clean, self.corrupt, dtype=dtype)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per component: labels and mean score."""
@@ -129,6 +136,7 @@ class Scores(Result):
 
     def summary(self, seed: int = 0) -> dict[str, Any]:
         """The figures the command line prints."""
+        top = self.top(10, seed)
         return {
             "kind": self.KIND,
             **self.named("model", "method", "metric", "n_pairs"),
@@ -141,7 +149,8 @@ class Scores(Result):
             "dims": list(self.over),
             "shape": [int(n) for n in self.values.shape[1:]],
             "seconds": round(self.seconds, 3),
-            "top": self.top(10, seed).to_dict("records"),
+            "top": top.to_dict("records"),
+            "near_ties": top.attrs["near_ties"],
         }
 
     def report(self, seed: int = 0) -> "Report":
@@ -150,7 +159,7 @@ class Scores(Result):
         from interp.results.report import Figure, Report, Section, Table, excluded_rows
 
         top, part = self.top(15, seed), self.convergence
-        first = strongest(top)
+        first = f"{strongest(top)} {top.attrs['near_ties']}".strip()
         says = f"{self._what[0].upper()}{self._what[1:]}, mean of {self.n_pairs} pairs."
         says += " Colours follow the square root." * (self.over == ("edge",))
         drawn = Figure("Scores by layer", f"{says} {first}", self.plot())

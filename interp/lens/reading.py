@@ -20,6 +20,7 @@ from interp.interventions.recording import places_of, recorded
 from interp.lens.jacobian import JacobianLens
 from interp.model.model import Model
 from interp.model.sites import SITES
+from interp.statistics.ties import first_largest
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -208,13 +209,13 @@ def _of_rows(
     log_p: Float[Tensor, "row vocab"], top: int, tokens: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of each row the largest log p and whose they are; log p and rank of some tokens."""
-    best, own = log_p.topk(top), log_p[:, list(tokens)]
+    (best, ids), own = first_largest(log_p, top), log_p[:, list(tokens)]
     # numpy counts one comparison some fifty times as fast as torch sums it
     ranks = [
         [np.count_nonzero(row > value) for value in values]
         for row, values in zip(log_p.numpy(), own.numpy(), strict=True)
     ]
-    return best.values, best.indices, own, torch.tensor(ranks, dtype=torch.long).view(own.shape)
+    return best, ids, own, torch.tensor(ranks, dtype=torch.long).view(own.shape)
 
 
 def _answers(

@@ -191,4 +191,5 @@ def _labelled(
         unpaired=unpaired(pairs),
         seconds=seconds,
         answers=read,
+        provenance={"dtype": str(model.dtype)},
     )

@@ -17,7 +17,8 @@ from interp.patching.figures import draw_effect
 from interp.results.report import Figure, Part, Report, Section, Table, cell_text, excluded_rows
 from interp.results.result import Result
 from interp.results.style import AXIS_NAMES, label, styled
-from interp.statistics import bootstrap_difference, bootstrap_mean, bootstrap_ratio
+from interp.statistics import bootstrap_difference, bootstrap_mean, bootstrap_ratio, near_ties
+from interp.statistics.ties import by_size, rounding
 
 VERBS = {"denoise": "clean activation patched in", "noise": "corrupt activation patched in"}
 
@@ -169,18 +170,27 @@ class PatchResult(Result):
     # --- tables ---
 
     def top(self, n: int = 10, seed: int = 0) -> pd.DataFrame:
-        """The cells with the largest absolute effect, with effects, intervals and labels."""
+        """The cells with the largest absolute effect, with effects, intervals and labels.
+
+        ``frame.attrs["near_ties"]`` says which cells lie within rounding of the first.
+        """
         scaled = self.normalised(seed)["mean"].rename("normalised")
         table = xr.merge([self.effect(seed), scaled]).to_dataframe().reset_index()
         table = table.dropna(subset=["mean"]).rename(columns={"mean": "effect"})
-        order = np.argsort(-table["effect"].abs().to_numpy(), kind="stable")
-        table = table.iloc[order[:n]].reset_index(drop=True)
+        table, near = by_size(table, "effect", self.over, self._rounding)
+        table = table.head(n).reset_index(drop=True)
+        table.attrs["near_ties"] = near
         columns = [*self.over, "effect", "low", "high", "normalised"]
         if "pos" in self.over:
             labels = self.position_labels()
             table["token"] = [labels[pos] for pos in table["pos"]]
             columns.insert(len(self.over), "token")
-        return table[columns]
+        return table.reindex(columns=columns)
+
+    @property
+    def _rounding(self) -> float:
+        dtype = self.provenance.get("dtype", "float32")
+        return rounding(self.values, self.clean, self.corrupt, dtype=dtype)
 
     def position_labels(self) -> list[str]:
         """A label for each token position: the token or the span that all pairs share there.
@@ -214,13 +224,15 @@ class PatchResult(Result):
         Returns:
             One row per position that carries it anywhere: first and last layer that do, and the
             layer of the strongest cell, its part of the gap and the 95 % interval of that.
+            ``frame.attrs["near_ties"]`` says of which strongest cells others are within rounding.
         """
         if set(self.over) != {"layer", "pos"}:
             raise PlanError(f"carriers needs a sweep over layer and pos, not {list(self.over)}.")
         part = self.normalised(seed).transpose("layer", "pos")
         if self.direction == "noise":
             part = 1 - part.rename(low="high", high="low")
-        rows = []
+        within = self._rounding / abs(float((self.clean - self.corrupt).mean()))
+        rows, near = [], []
         for pos, token in zip(part["pos"].values, self.position_labels(), strict=True):
             column = part.sel(pos=pos)
             carrying = column["layer"].values[(column["mean"] >= threshold).values]
@@ -229,8 +241,13 @@ class PatchResult(Result):
                 bounds = {name: float(peak[name]) for name in ("mean", "low", "high")}
                 layers = {"first": carrying[0], "last": carrying[-1], "peak": int(peak["layer"])}
                 rows.append({"pos": int(pos), "token": token, **layers, **bounds})
+                names = [f"layer {layer}" for layer in column["layer"].values]
+                if said := near_ties(names, column["mean"].values, within):
+                    near.append(f"{said[:-1]} (pos {pos}).")
         columns = ["pos", "token", "first", "last", "peak", "mean", "low", "high"]
-        return pd.DataFrame(rows, columns=columns)
+        table = pd.DataFrame(rows, columns=columns)
+        table.attrs["near_ties"] = " ".join(near)
+        return table
 
     def select(self, pair: str) -> "PatchResult":
         """The same result for one pair."""
@@ -275,13 +292,13 @@ class PatchResult(Result):
         top = self.top(10)
         strongest = "No cell has an effect."
         if len(top):
-            first = top.iloc[0]
+            first, near = top.iloc[0], top.attrs["near_ties"]
             place = ", ".join(_place(name, first[name]) for name in top.columns[:-4])
             strongest = (
                 f"The strongest cell is {place}: it changes {self.metric} by "
                 f"{cell_text(float(first['effect']))} {self.unit} "
-                f"(normalised effect {cell_text(float(first['normalised']))})."
-            )
+                f"(normalised effect {cell_text(float(first['normalised']))}). {near}"
+            ).strip()
         colours = "Colours" if len(self.over) > 1 else "The curve"
         centre = "0 = corrupt, 1 = clean; the middle of the scale is a cell that changes nothing"
         says = f"{colours} show the normalised effect ({centre}). {strongest}"
@@ -290,10 +307,12 @@ class PatchResult(Result):
         sections = [Section("Effect of each cell", parts)]
         if self.by_token:
             layers = {"first": "first layer", "last": "last layer", "peak": "strongest layer"}
+            found = self.carriers()
             carriers = Table(
                 "Tokens that account for at least half of the gap",
-                self.carriers(),
-                "In which layers, and the part of the gap at their strongest cell.",
+                found,
+                "In which layers, and the part of the gap at their strongest cell. "
+                + found.attrs["near_ties"],
                 layers | {"mean": "part of the gap [95 % interval]"},
             )
             sections.append(Section("Where the answer is", [carriers]))
@@ -317,6 +336,7 @@ class PatchResult(Result):
 
     def summary(self, seed: int = 0) -> dict[str, Any]:
         """The figures the command line prints: what was measured and what came out."""
+        top = self.top(10, seed)
         return {
             **self.named("model", "site", "metric", "direction", "answers"),
             "dims": list(self.over),
@@ -327,7 +347,8 @@ class PatchResult(Result):
             "clean_metric": float(self.clean.mean()),
             "corrupt_metric": float(self.corrupt.mean()),
             "seconds": round(self.seconds, 4),
-            "top": self.top(10, seed).to_dict("records"),
+            "top": top.to_dict("records"),
+            "near_ties": top.attrs["near_ties"],
             "carriers": self.carriers(seed=seed).to_dict("records") if self.by_token else None,
         }
 

@@ -32,5 +32,6 @@ if TYPE_CHECKING:
     from interp.statistics.significance import mcnemar as mcnemar
     from interp.statistics.significance import sign_flip_test as sign_flip_test
     from interp.statistics.significance import wilson as wilson
+    from interp.statistics.ties import near_ties as near_ties
 
 lazy(__name__)

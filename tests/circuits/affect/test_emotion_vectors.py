@@ -95,6 +95,13 @@ def test_the_layer_is_the_most_stable_one_behind_a_third_of_the_depth():
     assert most_stable([0.1, 0.2, 0.9]) == 2
 
 
+def test_a_layer_as_stable_as_the_chosen_one_is_named(made: EmotionVectors):
+    tied = replace(made, layer=1, layers=made.layers.assign(stability=[0.9, 0.5, 0.5 - 1e-7]))
+    assert tied.report().lead.endswith("of 0.500. Within rounding of layer 1: layer 2.")
+    apart = replace(tied, layers=made.layers.assign(stability=[0.9, 0.5, 0.49]))
+    assert apart.report().lead.endswith("of 0.500.")
+
+
 # --- states ---------------------------------------------------------------------------------------
 
 

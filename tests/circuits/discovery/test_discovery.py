@@ -106,6 +106,20 @@ def test_top_edges_rank_by_size_or_sign_and_prune_what_leads_nowhere():
     assert set(threshold_edges(scores, 0.5).edge_names) == set(path)
 
 
+def test_edges_left_out_within_rounding_of_the_last_are_counted():
+    path = {"input->a0.h0<v>": 3.0, "a0.h0->m1": -2.0, "m1->logits": 1.0}
+    near = {"input->a1.h1<q>": 1.0 - 1e-7, "input->m1": 1.0, "input->a0.h1<v>": 0.9}
+    scores = with_scores(path | near)
+    assert top_edges(scores, 3).method.endswith("top 3, 2 left out are within rounding of the last")
+    assert top_edges(scores, 5).method.endswith("top 5") and top_edges(scores, 0).n_edges == 0
+    top = scores.top(4)
+    assert list(top["edge"])[:2] == ["input->a0.h0<v>", "a0.h0->m1"]
+    assert top.attrs["near_ties"] == scores.summary()["near_ties"] == ""
+    tied = with_scores(path | {"input->m1": -3.0})
+    said = "Within rounding of input->a0.h0<v>: input->m1."
+    assert tied.summary()["near_ties"] == said and tied.report().lead.endswith(said)
+
+
 def test_greedy_grows_from_the_logits_along_the_best_edges():
     scores = with_scores(
         {

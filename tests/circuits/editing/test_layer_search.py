@@ -11,7 +11,7 @@ from edit_records import parse_cases
 from planted_cases import PLAIN, planted, sharp
 from test_editing import texts
 
-from circuits.editing import Fact
+from circuits.editing import Fact, layer_search
 from circuits.editing.change import Change
 from circuits.editing.edit import Edit
 from circuits.editing.evaluation.control_questions import QuestionPool
@@ -31,6 +31,7 @@ from circuits.editing.layer_search import (
     question_moments,
     select_layers,
 )
+from circuits.editing.layer_selection import LayerSelection
 from circuits.editing.match_scores import FALSE_ALARMS, Propagation, _scores, match_scores
 from circuits.editing.methods import QUERY_NEURONS, VALUE_NEURONS, Search, Stage
 from circuits.editing.moments import second_moments
@@ -188,6 +189,19 @@ def test_match_scores_of_neurons_are_what_their_thresholds_see():
     assert found.others[0, 0] == pytest.approx(float(level[n + 1 : n + 3].mean()), abs=1e-9)
     alone = level[n + 1 : n + 4].numpy()
     assert found.threshold[0] == pytest.approx(np.quantile(alone, 1 - FALSE_ALARMS), abs=1e-9)
+
+
+def test_neighbours_within_rounding_of_the_chosen_ones_are_named(monkeypatch):
+    reached = {(0, 1): 0.5, (1, 2): 0.5 - 1e-8}
+    monkeypatch.setattr(layer_search, "_reached", lambda _, __, stage: reached[stage.layers])
+    given = tiny("llama"), [], VALUE_NEURONS, [0, 1, 2], {0: 0.75, 1: 0.75, 2: 0.75}
+    near = "; within rounding of layers [0, 1]: layers [1, 2]"
+    assert layer_search._best(*given) == ((0, 1), 0.5, near)
+    reached[1, 2] = 0.4
+    assert layer_search._best(*given) == ((0, 1), 0.5, "")
+    both = LayerSelection((0,), (1, 2), separation={1: 0.75, 2: 0.75})
+    said = "error. Within rounding of layer 1: layer 2."
+    assert any(said in str(vars(part)) for part in both.section().parts[1:])
 
 
 def test_facts_without_prompts_are_refused(moments):

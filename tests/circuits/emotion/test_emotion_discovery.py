@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from circuits.emotion.prompts import Frames, ReplyPrompts
 from circuits.emotion.result import EmotionDiscovery
 from circuits.emotion.selection import Budget, overlap_table, top_units
 from circuits.emotion.states import States, centred, demonstration_groups, reply_groups, states
-from circuits.emotion.texts import NEUTRAL, Vignette, situations
+from circuits.emotion.texts import NEUTRAL, TRAP, Vignette, situations
 from circuits.emotion.transfer import (
     Reading,
     across,
@@ -136,6 +137,18 @@ def test_best_layer_is_that_of_a_neighbourhood():
     other = replace(reading, found=np.eye(6, dtype=int)[[1] * 10])  # right at layer 1 alone
     assert best_layer([other, other, reading]) == 2  # 1.27, 1.3, 1.5, ...
     assert tables([]).empty
+
+
+@pytest.mark.parametrize("tenths", [(0, 3, 2, 1, 0, 0, 1, 2, 3, 0), (0, 1, 2, 3, 0, 0, 3, 2, 1, 0)])
+def test_of_equal_layers_the_first_is_best_and_the_other_named(tenths: tuple[int, ...]):
+    said = (np.arange(10)[:, None] < tenths).astype(int)
+    labels, blocks = np.ones(10, dtype=int), np.zeros(10, dtype=int)
+    reading = Reading("x", said, labels, list(range(10)), blocks)
+    assert best_layer([reading]) == 2
+    trap = replace(reading, name=f"{TRAP} x", found=np.eye(10, dtype=int)[[4] * 10])
+    for readings, near in (([trap], ""), ([trap, reading], "Within rounding of layer 2: layer 7.")):
+        found = SimpleNamespace(readings=tables(readings))
+        assert EmotionDiscovery.near_ties.__get__(found) == near
 
 
 def test_wordless_prompts_have_no_word_and_are_complete(frames: Frames):

@@ -1,5 +1,6 @@
 """Top tokens of a neuron: equal to what the logits gain when the neuron alone is written."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny, tiny_hf, word_tokenizer
@@ -42,6 +43,16 @@ def test_a_bias_of_the_final_norm_is_no_share_of_a_neuron():
     after = interp.top_tokens(model, "mlp_post", 0, 3, n=4)
     assert list(before["token_id"]) == list(after["token_id"])
     assert before["logit"].to_numpy() == pytest.approx(after["logit"].to_numpy(), abs=1e-4)
+
+
+def test_tokens_of_equal_logits_come_by_number():
+    model = interp.load_model(tiny_hf("llama"), tokenizer=word_tokenizer())
+    with torch.no_grad():
+        model.hf.get_output_embeddings().weight.zero_()
+    found = interp.top_tokens(model, "mlp_post", 0, 3, n=20)
+    assert list(found["token_id"]) == [*range(20), *range(20)]
+    read = interp.logit_lens(model, ["w3 w4 w5"], top=20)
+    assert (read.top["token_id"].values == np.arange(20)).all()
 
 
 def test_what_is_not_a_neuron_is_refused():

@@ -59,6 +59,36 @@ def test_top_lists_the_strongest_cells_first():
     np.testing.assert_allclose(noise["effect"], [-4, -3.5])
 
 
+def test_equal_cells_come_by_layer_and_position_whatever_the_axes():
+    layers, pos = [5, 0, 3], [0, 1, 2]
+    values = np.full((2, 3, 3), 2.0)
+    values[:, 1, 2] = 3
+    by_layer = made(values, ("layer", "pos"), layer=layers, pos=pos)
+    by_pos = made(values.transpose(0, 2, 1), ("pos", "layer"), layer=layers, pos=pos)
+    cells = [(0, 2), (0, 0), (0, 1), (3, 0), (3, 1), (3, 2), (5, 0), (5, 1), (5, 2)]
+    for result in (by_layer, by_pos):
+        top = result.top(9)
+        assert list(zip(top["layer"], top["pos"], strict=True)) == cells
+    heads = made(values, ("layer", "head"), layer=layers, head=[2, 1, 0])
+    assert list(heads.top(3)["head"]) == [0, 1, 2]
+
+
+def test_cells_within_rounding_of_the_strongest_are_named():
+    assert small().top(1).attrs["near_ties"] == small().summary()["near_ties"] == ""
+    values = np.array(small().values)
+    values[0, 1, 2] = values[0, 0, 2] - 1e-6  # of logits of 4, in float32
+    near = dataclasses.replace(small(), values=small().values.copy(data=values))
+    said = "Within rounding of layer 0, pos 2: layer 5, pos 2."
+    assert near.top(1).attrs["near_ties"] == near.summary()["near_ties"] == said
+    assert near.report().lead.endswith(f"(normalised effect 1.000). {said}")
+    assert near.carriers().attrs["near_ties"] == "Within rounding of layer 0: layer 5 (pos 2)."
+    alike = dataclasses.replace(near, tokens=(TOKENS[0],) * 2)
+    assert "layer 0: layer 5 (pos 2)." in alike._repr_html_()
+    exact = dataclasses.replace(near, provenance={"dtype": "torch.float64"})
+    assert exact.top(1).attrs["near_ties"] == exact.carriers().attrs["near_ties"] == ""
+    assert interp.patch(tiny("gpt2"), word_pairs()).provenance["dtype"] == "torch.float32"
+
+
 def test_top_leaves_out_cells_that_no_pair_has():
     one = small().select("b")
     assert len(one.top(100)) == 4
