@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from interp.interventions.values import mean_ablation as mean_ablation
     from interp.interventions.values import mean_activations as mean_activations
     from interp.interventions.values import noise_ablation as noise_ablation
-    from interp.interventions.values import optimal_ablation as optimal_ablation
     from interp.interventions.values import resample_ablation as resample_ablation
     from interp.lens.jacobian import JacobianLens as JacobianLens
     from interp.lens.jacobian import jacobian_lens as jacobian_lens

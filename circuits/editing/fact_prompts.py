@@ -111,13 +111,6 @@ def edit_prompts(
     ]
 
 
-def bare_text(model: Model, fact: Fact, form: Form, name: str) -> str:
-    """A fact's prompt in one form as the model reads it, about a name, without contexts."""
-    question = fact.prompt if form == "cloze" else fact.question or fact.prompt
-    template = question if form == "cloze" or fact.chat else ASKED[0].replace(SLOT, question)
-    return _filled(model, template, name, fact.chat)[0]
-
-
 def refuse_unanchored(model: Model, fact: Fact) -> None:
     """Raise `DataError` unless a token ends where the cloze's subject does, before the target's."""
     edit_prompts(model, fact, "cloze", "subject_last")

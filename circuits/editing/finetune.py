@@ -1,8 +1,9 @@
 """Fine-tuning a change by gradient, breadth-first: the baselines without a closed form."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,14 +12,12 @@ from torch import Tensor
 from circuits.editing.change import Change, Changes, Place, by_edit, under
 from circuits.editing.fact_prompts import EditPrompt
 from circuits.editing.methods import FineTune
-from interp.forward.blocks import Rewrite, projection, rewriting
+from interp.forward.blocks import projection, rewriting
 from interp.forward.tails import tails
 from interp.model.model import Model
 from interp.model.weights import shape_of
 
 EDITS_AT_ONCE = 8
-Inside = Mapping[Place, Float[Tensor, " d_in"]]
-"""By projection that an edit may change, 1 at the inputs that its change may read, 0 elsewhere."""
 
 
 def fine_tune(
@@ -28,15 +27,14 @@ def fine_tune(
     stage: FineTune,
     edits: Sequence[Changes],
     preserved: Sequence[Sequence[EditPrompt]],
-    inside: Mapping[int, Inside],
-) -> tuple[dict[int, Changes], Float[Tensor, " fact"]]:
-    """Adam on changes of the projections that each edit may change.
+) -> tuple[dict[int, Change], Float[Tensor, " fact"]]:
+    """Adam on changes of one down-projection.
 
-    `owner` numbers the edit of each fact, whose prompts are in `learn`. Returns the changes of each
+    `owner` numbers the edit of each fact, whose prompts are in `learn`. Returns the change of each
     edit that has facts, and each target's probability on the fact's first prompt. Edits of a single
     mini-batch are tuned side by side, larger ones alone.
     """
-    changes: dict[int, Changes] = {}
+    changes: dict[int, Change] = {}
     p = torch.zeros(len(learn))
     sizes = {edit: int((owner == edit).sum()) for edit in owner.unique().tolist()}
     small = [edit for edit, n in sizes.items() if n <= stage.batch]
@@ -51,35 +49,32 @@ def fine_tune(
             [preserved[edit] for edit in group],
             [edits[edit] for edit in group],
             stage,
-            [inside[edit] for edit in group],
         )
         p[facts] = tuning.run()
-        found = [deltas.changes() for deltas in tuning.deltas]
-        changes |= {edit: tuple(c for one in found for c in one[i]) for i, edit in enumerate(group)}
+        changes |= zip(group, tuning.deltas.changes(), strict=True)
     return changes, p
 
 
 class _Deltas:
-    """The trainable change of one projection by each edit, in units of its root mean square.
+    """The trainable change of a projection by each edit, in units of its root mean square.
 
-    Of a whole matrix the factor `up` is the identity, which is left out of products. Inputs that an
-    edit's change may not read are masked.
+    Of a whole matrix the factor `up` is the identity, which is left out of products.
     """
 
-    def __init__(self, model: Model, stage: FineTune, place: Place, inside: Sequence[Inside]):
-        module = projection(model, *place)
-        self.place, (d_out, d_in) = place, shape_of(module)
+    def __init__(self, model: Model, stage: FineTune, n_edits: int):
+        self.place: Place = ("mlp_post", stage.layer)
+        module = projection(model, *self.place)
+        d_out, d_in = shape_of(module)
         self.size = float(module.get_parameter("weight").float().square().mean().sqrt())
         dtype = torch.promote_types(model.dtype, torch.float32)
-        masks = [one.get(place, torch.zeros(d_in)) for one in inside]
-        self.mask = torch.stack(masks).to(model.device, dtype)[..., None]
+        new: dict[str, Any] = {"device": model.device, "dtype": dtype}
         self.up: Tensor | None = None
         if stage.rank is None:
-            self.down = self.mask.new_zeros(len(inside), d_in, d_out)
+            self.down = torch.zeros(n_edits, d_in, d_out, **new)
         else:
             start = torch.randn(d_in, stage.rank, generator=torch.Generator().manual_seed(0))
-            self.down = (start / d_in**0.5).to(self.mask).repeat(len(inside), 1, 1)
-            self.up = self.mask.new_zeros(len(inside), d_out, stage.rank, requires_grad=True)
+            self.down = (start / d_in**0.5).to(**new).repeat(n_edits, 1, 1)
+            self.up = torch.zeros(n_edits, d_out, stage.rank, requires_grad=True, **new)
         self.down.requires_grad_()
         self.trained = [factor for factor in (self.up, self.down) if factor is not None]
 
@@ -89,20 +84,18 @@ class _Deltas:
         """What the change of each row's edit adds to the projection's output."""
 
         def product(edit: int, mine: Tensor) -> Tensor:
-            part = mine @ (self.mask[edit] * self.down[edit]).to(x)
+            part = mine @ self.down[edit].to(x)
             return part if self.up is None else part @ self.up[edit].to(x).T
 
         return self.size * by_edit(x, owner, product)
 
-    def changes(self) -> list[Changes]:
-        """The change of each edit; none where the edit may not change this projection."""
-        downs = (self.mask * self.down).detach().double().cpu()
+    def changes(self) -> list[Change]:
+        """The change of each edit."""
+        downs = self.down.detach().double().cpu()
         one = torch.eye(downs.shape[2], dtype=downs.dtype)
         ups = [one] * len(downs) if self.up is None else self.up.detach().double().cpu()
-        found = zip(ups, downs, self.mask.any(1).any(1).tolist(), strict=True)
-        return [
-            (Change(*self.place, self.size * up, down),) if may else () for up, down, may in found
-        ]
+        found = zip(ups, downs, strict=True)
+        return [Change(*self.place, self.size * up, down) for up, down in found]
 
 
 class _Rows:
@@ -122,8 +115,7 @@ class _Rows:
         rows = [p.read_tokens for p in prompts]
         with under(tuning.model, tuning.edits, self.owner):
             longest = max(len(row.ids) for row in rows)
-            first = min(deltas.place[1] for deltas in tuning.deltas)
-            self.run = tails(tuning.model, rows, first, longest)
+            self.run = tails(tuning.model, rows, tuning.stage.layer, longest)
         reads = [
             (row, self.run.n_tail - k, prompt.ids[-k])
             for row, prompt in enumerate(prompts[: len(self.number)])
@@ -137,10 +129,10 @@ class _Rows:
         """Mean NLL of each learning row; log-probabilities at preserved ones."""
         tuning = self.tuning
 
-        def by(deltas: _Deltas) -> Rewrite:
-            return lambda x, out: out + deltas.added(x, self.owner)
+        def add(x: Tensor, out: Tensor) -> Tensor:
+            return out + tuning.deltas.added(x, self.owner)
 
-        places = [(*deltas.place, by(deltas)) for deltas in tuning.deltas] if tuned else []
+        places = [(*tuning.deltas.place, add)] if tuned else []
         with under(tuning.model, tuning.edits, self.owner), rewriting(tuning.model, places):
             hidden = self.run.run()
         wanted = torch.cat([hidden[self.row, self.column], hidden[len(self.number) :, -1]])
@@ -172,13 +164,10 @@ class _Tuning:
     preserved: Sequence[Sequence[EditPrompt]]
     edits: Sequence[Changes]
     stage: FineTune
-    inside: Sequence[Inside]
 
     def __post_init__(self) -> None:
-        places = sorted({place for one in self.inside for place in one}, key=lambda at: at[::-1])
-        self.deltas = [_Deltas(self.model, self.stage, place, self.inside) for place in places]
-        self.trained = [factor for deltas in self.deltas for factor in deltas.trained]
-        self.adam = torch.optim.Adam(self.trained, lr=self.stage.lr)
+        self.deltas = _Deltas(self.model, self.stage, len(self.edits))
+        self.adam = torch.optim.Adam(self.deltas.trained, lr=self.stage.lr)
         self.draws = torch.Generator().manual_seed(0)
 
     def run(self) -> Float[Tensor, " fact"]:
@@ -220,9 +209,9 @@ class _Tuning:
         if going.any():
             self.adam.zero_grad()
             (of_edit + self.stage.preserved_weight * kl)[going].sum().backward()
-            before = [factor[~going].detach().clone() for factor in self.trained]
+            before = [factor[~going].detach().clone() for factor in self.deltas.trained]
             self.adam.step()
             with torch.no_grad():
-                for factor, kept in zip(self.trained, before, strict=True):
+                for factor, kept in zip(self.deltas.trained, before, strict=True):
                     factor[~going] = kept
         return learnt.detach().float().cpu()

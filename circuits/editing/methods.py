@@ -8,7 +8,7 @@ from interp.brief import brief
 from interp.errors import PlanError
 
 ONE_STAGE = ("ft", "rome", "memit", "pmet", "alphaedit")
-RECENT = ("locft-bf", "ultraedit", "memit-nas", "alphaedit-nas", "circuit-lora")
+RECENT = ("locft-bf", "ultraedit", "memit-nas", "alphaedit-nas")
 TWO_STAGE = ("ifmet", "ace", "ace-query-first", "ace-paper", "ace-released")
 METHODS = (*ONE_STAGE, *TWO_STAGE, *RECENT)
 """Names of all presets (`circuits.editing.presets`)."""
@@ -156,10 +156,8 @@ class FineTune:
     where that of all facts is. (Depth-first, fact by fact: make an edit of each.)
 
     Attributes:
-        layer: whose down-projection is tuned; ``None``: the output projections of the heads and
-            MLPs in the circuit of the edit's own prompts (`circuits.editing.fact_circuit`).
-        edges: of that circuit, as a part of all edges.
-        rank: of each change, whose factors are tuned; ``None`` tunes the whole matrix.
+        layer: whose down-projection is tuned.
+        rank: of the change, whose factors are tuned; ``None`` tunes the whole matrix.
         steps: most epochs.
         lr: of Adam, in units of the weight's root mean square.
         batch: most facts in a mini-batch.
@@ -167,14 +165,13 @@ class FineTune:
         preserved_weight: of the divergence from the model's own answers to preserved questions.
     """
 
-    layer: int | None
+    layer: int
     forms: tuple[Form, ...] = ("cloze",)
     rank: int | None = 4
     steps: int = 40
     lr: float = 0.1
     batch: int = 100
     ends: bool = False
-    edges: float = 0.002
     preserved_weight: float = 0.0
     until: float = 0.05
 

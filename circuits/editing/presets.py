@@ -82,8 +82,6 @@ def _published(name: str, model: Model) -> tuple[Stage | FineTune | GradientStep
         )
     if name == "ultraedit":  # arXiv 2505.14679: layers 18 to 26 of 28
         return (GradientStep(depth(model, *(i / 28 for i in range(18, 27)))),)
-    if name == "circuit-lora":
-        return (FineTune(None, lr=0.02),)
     if name == "rome":
         return (Stage(depth(model, 0.28), rho=0.0, search=Search(clamp=4.0)),)
     if name == "memit":

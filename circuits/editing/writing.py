@@ -16,7 +16,6 @@ from circuits.editing.change import Change, Changes, Place, taken_neurons
 from circuits.editing.edit import ledger
 from circuits.editing.evaluation.edited_models import token_likelihoods
 from circuits.editing.fact import Fact, PreservedQuestion, refuse_conflicts
-from circuits.editing.fact_circuit import inside_circuit
 from circuits.editing.fact_prompts import (
     ASKED,
     BARE,
@@ -27,7 +26,7 @@ from circuits.editing.fact_prompts import (
     essence_prompt,
     preserved_prompts,
 )
-from circuits.editing.finetune import Inside, fine_tune
+from circuits.editing.finetune import fine_tune
 from circuits.editing.gradient_step import FeatureStatistics, gradient_tokens, step
 from circuits.editing.keys import keys_at, outputs_at
 from circuits.editing.methods import AnyStage, FineTune, GradientStep, Method, Neurons, Stage
@@ -39,9 +38,7 @@ from circuits.editing.targets import FactPrompts, search_places, search_targets
 from circuits.editing.trunk import Trunk, TrunkRow
 from interp.brief import brief
 from interp.errors import DataError
-from interp.forward.blocks import projection
 from interp.model.model import Model
-from interp.model.weights import shape_of
 
 
 @brief
@@ -140,7 +137,7 @@ class _Batch:
         jobs = self._jobs(stage, number)
         p = torch.zeros(0)
         if isinstance(stage, FineTune):
-            p = self._fine_tuned(stage, jobs, number)
+            p = self._fine_tuned(stage, jobs)
         elif isinstance(stage, GradientStep):
             p = self._stepped(stage, jobs)
         elif jobs:
@@ -186,38 +183,16 @@ class _Batch:
                 jobs.append(_Job(i, j, prompts, n_cloze, direct))
         return jobs
 
-    def _fine_tuned(
-        self, stage: FineTune, jobs: Sequence[_Job], number: int
-    ) -> Float[Tensor, " job"]:
-        inside = self._inside(stage, {job.edit for job in jobs}, number)
-        p = torch.full((len(jobs),), float("nan"))
-        may = [n for n, job in enumerate(jobs) if job.edit in inside]
-        if not may:
-            return p
-        owner = torch.tensor([jobs[n].edit for n in may])
-        learn = [jobs[n].prompts.learn for n in may]
+    def _fine_tuned(self, stage: FineTune, jobs: Sequence[_Job]) -> Float[Tensor, " job"]:
+        owner = torch.tensor([job.edit for job in jobs])
+        learn = [job.prompts.learn for job in jobs]
         if stage.ends:
             learn = [[prompt.ended(self.model) for prompt in prompts] for prompts in learn]
-        changes, p[may] = fine_tune(
-            *(self.model, learn, owner, stage, self.changes, self._last_preserved(stage), inside)
-        )
+        preserved = self._last_preserved(stage)
+        changes, p = fine_tune(self.model, learn, owner, stage, self.changes, preserved)
         for edit, made in changes.items():
-            self.changes[edit] += made
+            self.changes[edit] += (made,)
         return p
-
-    def _inside(self, stage: FineTune, edits: set[int], number: int) -> dict[int, Inside]:
-        """What each edit may change; edits without a circuit are left out, and noted."""
-        if stage.layer is not None:
-            place = ("mlp_post", stage.layer)
-            d_in = shape_of(projection(self.model, *place))[1]
-            return {edit: {place: torch.ones(d_in)} for edit in edits}
-        inside: dict[int, Inside] = {}
-        for edit in sorted(edits):
-            try:
-                inside[edit] = inside_circuit(self.model, self.requests[edit].facts, stage)
-            except DataError as error:
-                self.skipped[edit].append(f"stage {number}: no circuit: {error}")
-        return inside
 
     def _last_preserved(self, stage: FineTune | GradientStep) -> list[list[EditPrompt]]:
         return [

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from circuits.explanation.clusters import clustered as clustered
     from circuits.explanation.explain import explain as explain
     from circuits.explanation.graph import AttributionGraph as AttributionGraph
-    from circuits.explanation.merge import recurring_edges as recurring_edges
-    from circuits.explanation.merge import task_circuit as task_circuit
     from circuits.explanation.names import named as named
     from circuits.explanation.query_key import query_key_edges as query_key_edges
     from circuits.explanation.truth import check as check

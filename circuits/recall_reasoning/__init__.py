@@ -6,8 +6,8 @@
 
 `designs` says what is compared, `sources` where the prompts come from, `cells` how they are split;
 `filter`, `scores`, `losses` and `dissociation` are the steps of `study`; `feasibility` says which
-cells a model can do. `published` computes the published statistics, `probes` those of two-hop
-recall and copying; `bridge` reads and swaps the bridge entity of two-hop prompts,
+cells a model can do. `published` computes the published statistics, `probes` what a knock-out of
+the subject costs; `bridge` reads and swaps the bridge entity of two-hop prompts,
 `thought` edits written chains of thought.
 """
 

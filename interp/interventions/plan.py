@@ -40,7 +40,7 @@ class Patch(SiteEdit):
         return Rewrite(0.0, selected(self.value, features))
 
 
-AblationKind = Literal["zero", "mean", "resample", "noise", "optimal"]
+AblationKind = Literal["zero", "mean", "resample", "noise"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

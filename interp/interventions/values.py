@@ -16,10 +16,9 @@ from torch import Tensor
 from interp.data.prompts import Positions, Prompts, TokenPrompt, as_prompts
 from interp.errors import PlanError
 from interp.interventions.batch_run import Window
-from interp.interventions.binding import bind, resolve
+from interp.interventions.binding import resolve
 from interp.interventions.plan import Ablate, AblationKind, Numbers, Plan
 from interp.interventions.recording import Layers, Values, site_values
-from interp.interventions.run import final_resid, forward
 from interp.model.model import Model
 
 Per = Literal["all", "position", "template"]
@@ -180,51 +179,3 @@ def noise_ablation(
         for layer, a in site_values(model, rows, site, layers).items()
     }
     return _plan(site, values, "noise", units=units, positions=positions)
-
-
-def optimal_ablation(
-    model: Model,
-    prompts: Prompts,
-    site: str,
-    layers: Layers = None,
-    *,
-    units: Numbers = None,
-    positions: Positions = "prompt",
-    steps: int = 30,
-    learning_rate: float = 0.1,
-) -> Plan:
-    """Replace activations by the constant that harms the predictions least, layer by layer.
-
-    The constant starts at the mean and follows Adam on the KL divergence from the clean to
-    the ablated prediction at the last token; the best constant met is used. Each layer's is
-    learned with the others intact, on all prompts in one batch; `learning_rate` is in standard
-    deviations of each feature.
-
-    Source: Li & Janson, arXiv 2409.09951.
-    """
-    rows = as_prompts(model, prompts)
-    clean = forward(model, rows).logits.log_softmax(-1).to(model.unembed_device)
-    scope = _table(rows, positions)
-    where: dict[str, Any] = {"units": units, "positions": positions}
-
-    def loss(layer: int, constant: Float[Tensor, " width"]) -> Float[Tensor, ""]:
-        plan = _plan(site, {layer: constant}, "optimal", **where)
-        with torch.enable_grad():
-            log_p = model.logits(final_resid(model, rows, bind(model, plan, rows))).log_softmax(-1)
-            return (clean.exp() * (clean - log_p)).sum(-1).mean()
-
-    values: Values = {}
-    for layer, a in site_values(model, rows, site, layers).items():
-        start, size = a[scope].float().mean(0), a[scope].float().std(0, correction=0)
-        shift = torch.zeros_like(start, requires_grad=True)
-        adam = torch.optim.Adam([shift], lr=learning_rate)
-        lowest = float("inf")
-        for _ in range(steps + 1):
-            constant = start + size * shift
-            now = loss(layer, constant)
-            if now.item() < lowest:
-                values[layer], lowest = constant.detach(), now.item()
-            adam.zero_grad()
-            now.backward()
-            adam.step()
-    return _plan(site, values, "optimal", **where)

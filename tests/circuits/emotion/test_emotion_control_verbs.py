@@ -65,11 +65,7 @@ def short(recipe: EmotionRecipe, model: str, judge: str, path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "architecture"),
-    [
-        ("llama-3.2-3b-instruct", "Llama"),
-        ("qwen2.5-7b-instruct", "Qwen2"),
-    ],
+    ("name", "architecture"), [("llama-3.2-3b-instruct", "Llama"), ("qwen2.5-7b-instruct", "Qwen2")]
 )
 @pytest.mark.slow
 def test_the_published_recipes_run_on_models_of_their_architecture(

@@ -1,4 +1,4 @@
-"""The published statistics, and the probes, on cases worked out by hand and tiny models."""
+"""The published statistics, and the probe, on cases worked out by hand and tiny models."""
 
 import json
 from dataclasses import replace
@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT, tiny, word_pairs
 from planted_recall import planted, planted_data
 
-from circuits.recall_reasoning.probes import back_patching, knock_out, memory_heads
+from circuits.recall_reasoning.probes import knock_out
 from circuits.recall_reasoning.published import (
     LastToken,
     Replication,
@@ -111,7 +111,7 @@ def test_length_alone_separates_the_published_prompts(tmp_path):
     pd.testing.assert_frame_equal(again.heads, found.heads)
 
 
-# --- probes ------------------------------------------------------------------------------------
+# --- the probe ---------------------------------------------------------------------------------
 
 
 def test_knock_out_of_the_land_removes_recall_in_the_planted_layer():
@@ -132,30 +132,6 @@ def test_a_change_is_a_ratio_of_means():
                       (bootstrap_mean((p[:, 1] - p[:, 0]) / p[:, 0].mean()), False)):  # fmt: skip
         low = float(how.low) == pytest.approx(table["low"][1])
         assert float(how.value) == pytest.approx(table["change"][1]) and low == same
-
-
-def test_memory_and_in_context_heads_are_told_apart():
-    model, data = planted(), planted_data()
-    stored = {pair.id: f"v{(int(pair.answer[1:]) + 1) % 18}" for pair in data.of("test", "C")}
-    table = memory_heads(model, data.of("test", "C")[:8], stored)
-    assert table["head"].iloc[-1] == "a0.h2"  # copies the stated value
-    assert table["effect"].iloc[-1] < -1
-    lands = {pair_id: f"land {i // 4}" for i, pair_id in enumerate(stored)}
-    both = [
-        memory_heads(model, data.of("test", "C")[:8], stored, clusters).set_index("head")
-        for clusters in (lands, dict.fromkeys(lands, "one land"))
-    ]
-    assert both[0]["low"]["a0.h2"] != table["low"].iloc[-1] and np.isinf(both[1]["low"]).all()
-
-
-def test_back_patching_into_the_same_state_changes_nothing():
-    model, data = planted(), planted_data()
-    pairs = spanned(data.of("test", "A")[:6])
-    found = back_patching(model, pairs, sources=(1, 2), targets=(0, 1))
-    assert np.isnan(found.sel(source=1, target=1)).all()
-    assert found["unpatched"].all()
-    # the land's state hardly changes with depth, so the answer stays right
-    assert (found.sel(source=2, target=0) == 1).all()
 
 
 def spanned(pairs: PromptPairs) -> PromptPairs:
