@@ -241,31 +241,17 @@ def export(
     stdout.print(f"wrote {out}", soft_wrap=True)
 
 
-@command(
-    app,
-    "interp explain import edited.json --out runs/france-edited",
-    "interp explain import edited.json --onto runs/france --out runs/france-edited",
-    name="import",
-)
+@command(app, "interp explain import edited.json --out runs/france-edited", name="import")
 def import_graph(
     file: Annotated[Path, typer.Argument(help="JSON of circuit-tracer, or saved by our page.")],
     into: IntoFolder,
-    onto: Annotated[
-        Path | None,
-        typer.Option(help="Run folder that only takes over the file's labels and supernodes."),
-    ] = None,
 ) -> Record:
     """Make a run folder of a graph in a file, such as one that was edited in the page."""
-    from circuits.explanation import AttributionGraph, edited, read_circuit_tracer
-    from interp.results.folder import read_manifest
+    from circuits.explanation import AttributionGraph, read_circuit_tracer
     from interp.results.run_folder import fingerprint, in_one_piece
 
     read = read_circuit_tracer(file)  # a damaged file is refused before there is a folder
     named = {"file": fingerprint([read.nodes.to_dict("records"), read.edges.to_dict("records")])}
-    named |= {} if onto is None else {"onto": fingerprint(read_manifest(onto)["files"])}
-
-    def made() -> AttributionGraph:
-        return read if onto is None else edited(AttributionGraph.load(onto), file)
-
-    graph = in_one_piece(into.out, "explain import", named, made, AttributionGraph, into.force)
+    verb = "explain import"
+    graph = in_one_piece(into.out, verb, named, lambda: read, AttributionGraph, into.force)
     yield from _shown(graph, Into(into.out))

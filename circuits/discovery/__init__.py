@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from circuits.discovery.evaluator import ABLATIONS as ABLATIONS
     from circuits.discovery.evaluator import Evaluator as Evaluator
     from circuits.discovery.faithfulness import GRID as GRID
-    from circuits.discovery.faithfulness import Criteria as Criteria
-    from circuits.discovery.faithfulness import criteria as criteria
     from circuits.discovery.faithfulness import evaluate as evaluate
     from circuits.discovery.faithfulness import faithfulness as faithfulness
     from circuits.discovery.faithfulness import random_scores as random_scores

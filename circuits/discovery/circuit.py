@@ -75,14 +75,6 @@ class Circuit(Result):
         touched = self.edges.any(1) | _read(self.graph, self.edges)[:-1]
         return tuple(self.graph.sources[i] for i in touched.nonzero()[:, 0].tolist())
 
-    def without(self, nodes: Iterable[str]) -> "Circuit":
-        """Without all edges into and out of some nodes."""
-        gone = [self.graph.node(name) for name in nodes]
-        edges = self.edges.clone()
-        edges[gone] = False
-        edges[:, torch.isin(self.graph.owner, torch.tensor(gone, dtype=torch.long))] = False
-        return replace(self, edges=edges)
-
     def strongest(self, n: int = 10) -> list[tuple[str, float]]:
         """The edges with the largest scores; none where it was not chosen by scores."""
         if self.scores is None:

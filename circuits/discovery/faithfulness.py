@@ -1,8 +1,7 @@
 """How well circuits do the model's work: one circuit beside random ones, and every size of them."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,13 +10,11 @@ import xarray as xr
 from jaxtyping import Bool
 from torch import Tensor
 
-from circuits.discovery.circuit import Circuit, all_edges
+from circuits.discovery.circuit import Circuit
 from circuits.discovery.evaluator import Evaluator
 from circuits.discovery.ranking import top_edges
 from circuits.discovery.result import RANKINGS, Evaluation, Faithfulness
 from interp.attribution.scores import EdgeScores
-from interp.brief import brief
-from interp.errors import PlanError
 from interp.progress import Progress, reported
 
 GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -151,60 +148,3 @@ def random_scores(like: EdgeScores, seed: int) -> EdgeScores:
     drawn = np.random.default_rng(seed).standard_normal(like.values.shape[1:]).astype(np.float32)
     values = like.values[:1].copy(data=drawn[None])
     return replace(like, values=values, method=f"random {seed}")
-
-
-# --- criteria ----------------------------------------------------------------------------------
-
-
-@brief
-@dataclass(frozen=True)
-class Criteria:
-    """How a circuit fulfils Wang et al.'s criteria, in the metric's unit (means over pairs).
-
-    Attributes:
-        incompleteness: |m(C without K) - m(M without K)| of each sampled set K.
-        sets: the sampled sets K.
-        minimality: for each node v, the largest |m(C without K and v) - m(C without K)| over the
-            sets tried; a node with little is not needed.
-    """
-
-    faithfulness: float
-    incompleteness: tuple[float, ...]
-    sets: tuple[tuple[str, ...], ...]
-    minimality: dict[str, float]
-
-
-def criteria(test: Evaluator, circuit: Circuit, n_sets: int = 20, seed: int = 0) -> Criteria:
-    """Faithfulness, completeness and minimality of a circuit on test prompts.
-
-    Completeness draws `n_sets` sets K of the circuit's nodes, each node with probability one half.
-    Minimality tries K = nothing and three of those sets for each node, so a node that only backs
-    another up can still prove itself.
-
-    Raises:
-        PlanError: a circuit without nodes besides the input.
-
-    Source: Wang et al., arXiv 2211.00593, section 4.
-    """
-    nodes = [name for name in circuit.nodes if name != "input"]
-    if not nodes:
-        raise PlanError(f"{circuit!r} has no heads or MLPs whose removal could be tried.")
-    rng = np.random.default_rng(seed)
-    sets = [tuple(np.array(nodes)[rng.random(len(nodes)) < 0.5].tolist()) for _ in range(n_sets)]
-    model = all_edges(circuit.graph)
-
-    @cache
-    def mean(without: tuple[str, ...] = (), of_model: bool = False) -> float:
-        of = model if of_model else circuit
-        return float(test.metric_of(of.without(without)).mean())
-
-    def need(node: str) -> float:
-        tried = [k for k in ((), *sets[:3]) if node not in k]
-        return max(abs(mean(k) - mean((*k, node))) for k in tried)
-
-    return Criteria(
-        faithfulness=test.faithfulness(test.metric_of(circuit)),
-        incompleteness=tuple(abs(mean(k) - mean(k, True)) for k in sets),
-        sets=tuple(sets),
-        minimality={node: need(node) for node in nodes},
-    )

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from interp.lazy import lazy
 
 if TYPE_CHECKING:
-    from circuits.explanation.circuit_tracer import edited as edited
     from circuits.explanation.circuit_tracer import read_circuit_tracer as read_circuit_tracer
     from circuits.explanation.circuit_tracer import write_circuit_tracer as write_circuit_tracer
     from circuits.explanation.clusters import activity as activity

@@ -9,7 +9,6 @@ Source: Ameisen et al. 2025, transformer-circuits.pub/2025/attribution-graphs.
 
 import json
 import math
-from collections import defaultdict
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -20,7 +19,7 @@ from pydantic import Field
 
 from circuits.explanation.graph import EDGE_COLUMNS, KINDS, NODE_COLUMNS, AttributionGraph
 from circuits.explanation.prompt_record import PromptRecord
-from circuits.explanation.tracer_records import GIVEN, RAW, rows_of, to_circuit_tracer
+from circuits.explanation.tracer_records import GIVEN, RAW, to_circuit_tracer
 from interp.data.records import (
     Finite,
     Index,
@@ -286,23 +285,6 @@ def _kind(feature_type: str) -> str:
 def _layer(node: _FileNode) -> int:
     text = str(node.layer)
     return int(text) if text.lstrip("-").isdigit() else -1
-
-
-def edited(graph: AttributionGraph, path: str | Path) -> AttributionGraph:
-    """The graph with the labels and supernodes of a file that the viewer saved of it.
-
-    `DataError` where the file is damaged, or of another graph: it has a node that this one lacks.
-    """
-    other = read_circuit_tracer(path)
-    known = set(graph.nodes["id"])
-    labels: dict[str, str] = {}
-    groups: dict[str, list[str]] = defaultdict(list)
-    for one, label, group in rows_of(other.nodes, "id", "label", "supernode"):
-        if one not in known:
-            raise DataError(f"{path} has the node {shown(one)}, which the graph lacks: another's.")
-        labels[one] = label
-        groups[group].append(one)
-    return graph.relabelled(labels).grouped(groups)
 
 
 def _nan(value: float | None) -> float:

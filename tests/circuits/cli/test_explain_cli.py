@@ -11,7 +11,7 @@ from test_cli import last_json, refused
 
 import interp
 from circuits.cli.app import run
-from circuits.explanation import AttributionGraph, explain, named, write_circuit_tracer
+from circuits.explanation import AttributionGraph, explain, named
 
 PROMPT = ["--model", "tiny", "--prompt", "w1 w2 w3", "--target", "w20"]
 
@@ -101,13 +101,3 @@ def test_a_graph_leaves_as_a_file_and_comes_back(tmp_path: Path, capsys):
     file.write_text("{}")
     assert "'metadata' is missing" in refused(capsys, "explain", "import", str(file), "--out", "x")
     assert not (tmp_path / "x").exists()
-
-
-def test_edits_are_laid_onto_a_run(tmp_path: Path, capsys):
-    graph, folder = hand_made(), tmp_path / "run"
-    graph.save(folder)
-    changed = graph.relabelled({"m0.n5@2": "mine"}).of_edges(2)
-    file = write_circuit_tracer(changed, tmp_path / "edited.json")
-    out = tmp_path / "out"
-    assert run(["explain", "import", str(file), "--onto", str(folder), "--out", str(out)]) == 0
-    same(AttributionGraph.load(out), graph.relabelled({"m0.n5@2": "mine"}))

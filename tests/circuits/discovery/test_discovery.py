@@ -1,4 +1,4 @@
-"""Circuits: selection, areas on a hand-made curve, files, overlap, criteria; leaks are refused."""
+"""Circuits: selection, areas on a hand-made curve, files, overlap; leaks are refused."""
 
 import dataclasses
 import json
@@ -19,7 +19,6 @@ from circuits.discovery import (
     Evaluator,
     acdc,
     all_edges,
-    criteria,
     edge_matrix,
     faithfulness,
     greedy_edges,
@@ -260,18 +259,6 @@ def test_node_circuits_keep_all_outgoing_edges():
             if (graph.sources + ("logits",))[graph.owner[d]] in (*some.nodes, "logits")
         ]
         assert some.edges[node].nonzero()[:, 0].tolist() == inside
-
-
-def test_without_cuts_every_edge_of_a_node():
-    circuit = all_edges(SMALL).without(["a0.h1"])
-    assert not any("a0.h1" in name for name in circuit.edge_names)
-    assert circuit.n_edges == sum("a0.h1" not in name for name in SMALL.edge_names)
-
-
-def test_criteria_need_a_node():
-    test = Evaluator.of(tiny("gemma3"), word_pairs()[2:])
-    with pytest.raises(PlanError, match="no heads or MLPs"):
-        criteria(test, of_edges(test.graph, ["input->logits"]))
 
 
 def test_overlap():

@@ -13,7 +13,7 @@ import pytest
 from graph_samples import hand_made, large, recorded, without_corrupt
 
 from circuits.explanation import AttributionGraph
-from circuits.explanation.circuit_tracer import edited, read_circuit_tracer, write_circuit_tracer
+from circuits.explanation.circuit_tracer import read_circuit_tracer, write_circuit_tracer
 from circuits.explanation.tracer_records import to_circuit_tracer
 from interp.errors import DataError
 
@@ -175,15 +175,3 @@ def test_a_damaged_file_of_ours_is_refused(tmp_path: Path):
         path.write_text(json.dumps(file))
         with pytest.raises(DataError, match=fault):
             read_circuit_tracer(path)
-
-
-def test_edits_are_taken_over_by_id(tmp_path: Path):
-    graph = hand_made()
-    changed = graph.relabelled({"m0.n5@2": "capitals"}).grouped({"g": ["m0.n5@2"]}).of_edges(3)
-    path = write_circuit_tracer(changed, tmp_path / "edited.json")
-    new = edited(graph.grouped({"old": ["logits"]}), path)
-    assert new.node("m0.n5@2")["label"] == "capitals"
-    assert new.nodes["supernode"].tolist() == ["", "", "", "", "", "g", "", ""]
-    pd.testing.assert_frame_equal(new.edges, graph.edges)
-    with pytest.raises(DataError, match="the graph lacks: another's"):
-        edited(read_circuit_tracer(FILE), path)
