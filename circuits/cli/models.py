@@ -24,7 +24,6 @@ def models(context: typer.Context) -> Record:
 def list_models() -> Record:
     """List the built-in models, whether they have been fetched, and converted .gguf files."""
     from interp.loading import builtin
-    from interp.loading.conversions import listed
     from interp.loading.organisms import ORGANISMS
     from interp.loading.programs import PROGRAMS
 
@@ -35,7 +34,7 @@ def list_models() -> Record:
     found += [(name, True, "MIT", f"in the package: {says}") for name, says in shipped]
     columns = ("name", "cached", "license", "description")
     rows = [dict(zip(columns, one, strict=True)) for one in found]
-    kept, cache = listed(), str(builtin.cache_dir())
+    kept, cache = builtin.conversions(), str(builtin.cache_dir())
     yield lambda: {"models": rows, "cache": cache, "converted": kept}
     table = Table("name", "fetched", "licence", "what")
     for name, cached, terms, says in found:

