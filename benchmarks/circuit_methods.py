@@ -10,6 +10,7 @@ and CMD of its circuits on test prompts with 95 % intervals over pairs. One tabl
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 import interp
-from circuits.discovery import Evaluator, Faithfulness, edge_matrix, faithfulness, random_scores
+from circuits.discovery import Evaluator, Faithfulness, edge_matrix, faithfulness
 from interp.attribution.attribute import attribute_edges, attribute_nodes, edges_by
 from interp.attribution.contrast import contrasts, forward_equivalents
 from interp.attribution.exact import exact_edges
@@ -108,7 +109,9 @@ def main() -> None:
         }
         show(method, table[method])
     for seed in range(args.random):
-        control = random_scores(scores, seed)
+        drawn = np.random.default_rng(seed).standard_normal((1, *scores.values.shape[1:]))
+        random = scores.values[:1].copy(data=drawn.astype(np.float32))
+        control = replace(scores, values=random, method=f"random {seed}")
         table[control.method] = row_of(faithfulness(ground, control))
         show(control.method, table[control.method])
     for method in [m for m in curves if "eap-ig" in curves and m != "eap-ig"]:

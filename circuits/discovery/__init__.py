@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from circuits.discovery.faithfulness import GRID as GRID
     from circuits.discovery.faithfulness import evaluate as evaluate
     from circuits.discovery.faithfulness import faithfulness as faithfulness
-    from circuits.discovery.faithfulness import random_scores as random_scores
     from circuits.discovery.ranking import edge_matrix as edge_matrix
     from circuits.discovery.ranking import greedy_edges as greedy_edges
     from circuits.discovery.ranking import threshold_edges as threshold_edges

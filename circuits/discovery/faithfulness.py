@@ -141,10 +141,3 @@ def _shuffled_heads(circuit: Circuit, generator: torch.Generator) -> Bool[Tensor
         parts = [reads.start + part * graph.n_heads + order for part in range(3)]
         destinations[reads] = torch.cat(parts)
     return circuit.edges[sources][:, destinations]
-
-
-def random_scores(like: EdgeScores, seed: int) -> EdgeScores:
-    """Scores drawn at random for the same edges: the control that every method must beat."""
-    drawn = np.random.default_rng(seed).standard_normal(like.values.shape[1:]).astype(np.float32)
-    values = like.values[:1].copy(data=drawn[None])
-    return replace(like, values=values, method=f"random {seed}")

@@ -42,28 +42,20 @@ def anchored(
     model: Model,
     targets: Targets,
     stage: Stage,
+    norm: float,
     first: Sequence[EditPrompt],
     edits: Sequence[Changes],
     owner: Int[Tensor, " fact"],
 ) -> Targets:
-    """Targets whose value vectors have the stage's norm; `first` are the facts' first prompts.
+    """Targets whose value vectors have a length, `norm`; `first` are the facts' first prompts.
 
     Their `p` is still that of the vectors found. Raises `PlanError` where several vectors are
     searched jointly.
     """
     v0 = _written(model, targets, stage, first, edits, owner)
-    if stage.value_norm is None:
-        raise PlanError("this stage has no norm to anchor its value vectors to; give value_norm.")
-    delta = rescaled(v0, targets.delta[:, 0], stage.value_norm) - v0
+    value = v0 + targets.delta[:, 0]
+    delta = norm * value / value.norm(dim=1, keepdim=True) - v0
     return Targets(delta[:, None], targets.initial, targets.p, targets.steps)
-
-
-def rescaled(
-    v0: Float[Tensor, "fact d_model"], delta: Float[Tensor, "fact d_model"], norm: float
-) -> Float[Tensor, "fact d_model"]:
-    """v0 + delta, given a length."""
-    value = v0 + delta
-    return norm * value / value.norm(dim=1, keepdim=True)
 
 
 def value_norm(

@@ -268,7 +268,8 @@ class _StageRun(Generic[S]):
         )
         if isinstance(stage, Stage) and stage.value_norm is not None:
             first = [job.prompts.learn[0] for job in jobs]
-            self.targets = anchored(model, self.targets, stage, first, batch.changes, self.owner)
+            norm, edits = stage.value_norm, batch.changes
+            self.targets = anchored(model, self.targets, stage, norm, first, edits, self.owner)
 
     def keys(
         self, place: Place

@@ -20,22 +20,13 @@ def error(a: Tensor, b: Tensor, size: Tensor) -> float:
     return float((a.float() - b.float()).norm() / size.float().norm().clamp(min=1e-30))
 
 
-def after(block: BlockMap, records: Records, site: str) -> Batch | None:
-    """What a site of a block holds after its edit; ``None`` where the block has none."""
+def held(block: BlockMap, records: Records, site: str) -> tuple[Batch | None, Batch | None]:
+    """What a site of a block holds before and after its edit; ``None`` where the block has none."""
     point = block.points.get(site)
     if point is None:
-        return None
+        return None, None
     record = records[point.path]
-    return record.read if point.side == "in" else record.left
-
-
-def before(block: BlockMap, records: Records, site: str) -> Batch | None:
-    """As `after`, before its edit."""
-    point = block.points.get(site)
-    if point is None:
-        return None
-    record = records[point.path]
-    return record.came if point.side == "in" else record.gave
+    return (record.came, record.read) if point.side == "in" else (record.gave, record.left)
 
 
 def solved(start: Batch, end: Batch, writes: Sequence[Batch]) -> tuple[list[float], float]:
@@ -91,7 +82,7 @@ def stream_fails(
 ) -> tuple[BlockMap, dict[str, str]]:
     """What of attn_out, resid_mid and mlp_out does not add up to the stream; scales are solved."""
     whole, parts, failed = records[""], block.parts, dict[str, str]()
-    middle = before(block, records, "resid_mid"), after(block, records, "resid_mid")
+    middle = held(block, records, "resid_mid")
     ends = ("resid_pre", whole.read), ("resid_post", whole.gave)
     if middle[0] is None:
         both = (*parts.beside, *parts.beside_mlp)
@@ -101,7 +92,9 @@ def stream_fails(
         first = (("attn_out",), parts.beside, parts.carry)
         halves = [(ends[0], ("resid_mid", middle[0]), *first), (mid, ends[1], *last)]
     for (start, x), (end, y), names, beside, carry in halves:
-        own = {site: write for site in names if (write := after(block, records, site)) is not None}
+        own = {
+            site: write for site in names if (write := held(block, records, site)[1]) is not None
+        }
         if not own and start == "resid_pre":
             continue
         assert x is not None and y is not None
@@ -145,7 +138,7 @@ def _projected(
     """The norm between a site's projection and the sublayer's output, and what fails, and why."""
     if site not in block.points:
         return post, {}
-    whole, path = before(block, records, out), block.points[site].path
+    whole, path = held(block, records, out)[0], block.points[site].path
     if whole is None:
         return post, {site: f"without {out!r} nothing shows what it writes ({block.missing[out]})"}
     given = records[path].gave
@@ -178,12 +171,12 @@ def not_whole(block: BlockMap, records: Records, allowed: float) -> str | None:
         path = block.points[site].path
         if not _reads(records, path, parts.ln1, stream, allowed):
             return f"{path!r} reads something else than resid_pre through one norm"
-    middle = stream if parts.parallel else after(block, records, "resid_mid")
+    middle = stream if parts.parallel else held(block, records, "resid_mid")[1]
     if not parts.mlp:
         return "the MLP is not a module of its own"
     if records[parts.mlp].flat or not _reads(records, parts.mlp, parts.ln2, middle, allowed):
         return f"{parts.mlp!r} reads something else than the stream through one norm"
-    given, out = records[parts.mlp].gave, before(block, records, "mlp_out")
+    given, out = records[parts.mlp].gave, held(block, records, "mlp_out")[0]
     if parts.ln2_post is None and not same(given, out, allowed):
         return f"mlp_out is not what {parts.mlp!r} gives"
     if parts.ln2_post is not None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from interp.brief import brief
-from interp.loading.block_checks import after, error, not_whole, projected_fails, same, stream_fails
+from interp.loading.block_checks import error, held, not_whole, projected_fails, same, stream_fails
 from interp.loading.block_records import Batch, Edits, Records, recorded_blocks
 from interp.model.architecture import BlockMap, ModulePoint
 from interp.model.model import Model
@@ -176,7 +176,7 @@ class _Run:
         self.out.final, self.out.n_blocks = whole.left, self.out.n_blocks + 1
         failed = self._misfits(layer, records)
         for site, of in (("resid_pre", whole.read), ("resid_post", whole.left)):
-            if site not in failed and not same(after(block, records, site), of, self.allowed):
+            if site not in failed and not same(held(block, records, site)[1], of, self.allowed):
                 failed[site] = "it is not what enters or leaves the block"
         block = without(block, failed)
         for check in (stream_fails, projected_fails):

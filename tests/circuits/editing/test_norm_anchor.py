@@ -14,7 +14,7 @@ from circuits.editing.edit import Edit
 from circuits.editing.fact import Fact
 from circuits.editing.keys import outputs_at
 from circuits.editing.methods import Method, Search, Stage
-from circuits.editing.norm_anchor import rescaled, value_norm
+from circuits.editing.norm_anchor import value_norm
 from circuits.editing.presets import preset
 from circuits.editing.targets import search_targets
 from circuits.editing.writing import Request, write
@@ -22,12 +22,6 @@ from interp.errors import PlanError
 
 ONE = torch.zeros(1, dtype=torch.long)
 RESID = Stage((1,), target="resid", spread="linear", rho=0.0, search=Search(steps=5))
-
-
-def test_a_value_vector_keeps_its_direction_and_gets_the_norm():
-    v0, delta = torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, 4.0], [0.0, 1.0]])
-    want = torch.tensor([[6.0, 8.0], [0.0, 10.0]])
-    torch.testing.assert_close(rescaled(v0, delta, 10.0), want)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
