@@ -202,7 +202,7 @@ def load_program(path: str | Path) -> Model:
     if config.layer_norm or config.causal or config.act != "relu":
         raise ModelError(f"{path}: only ReLU programs without norms and causal mask load.")
     try:
-        with np.load(file_of(path), allow_pickle=False) as arrays:
+        with file_of(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             state = _state({name: torch.from_numpy(arrays[name]) for name in arrays.files})
         hf = _built(program, state)
     except Exception as error:  # zip, zlib, numpy and torch have each their own
