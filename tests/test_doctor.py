@@ -32,7 +32,7 @@ def test_the_range_that_is_tested_is_allowed():
     ("name", "version", "within"),
     [
         ("transformers", "5.23.0", True),
-        ("transformers", "5.24.0", True),
+        ("transformers", "5.25.0", True),
         ("transformers", "5.22.2", False),
         ("transformers", "5.25.0.dev0", False),
         ("torch", "2.13.0+cpu", True),
@@ -58,7 +58,7 @@ def test_doctor_reports_as_json(capsys):
     versions = {row["name"]: row for row in report["versions"]}
     assert list(versions) == list(TESTED)
     assert versions["transformers"]["version"] == installed("transformers")
-    assert versions["transformers"]["tested"] == "5.23.0 to 5.24.0"
+    assert versions["transformers"]["tested"] == "5.23.0 to 5.25.0"
     assert report["free_memory_gb"] > 0.1
     assert report["free_disk_gb"] > 0
     assert "gemma-3-270m" in report["cache"]["pulled"]
@@ -75,7 +75,7 @@ def test_doctor_says_what_was_not_tested(capsys, monkeypatch, tmp_path):
     assert app.run(["doctor"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert (
-        "transformers 9.9 was not tested with interp (5.23.0 to 5.24.0 was): run 'interp validate' "
+        "transformers 9.9 was not tested with interp (5.23.0 to 5.25.0 was): run 'interp validate' "
         "on your model before you trust a number." in shown
     )
     assert "not installed" in shown

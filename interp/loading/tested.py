@@ -9,7 +9,7 @@ TESTED = MappingProxyType(
     {
         "python": ("3.11", "3.11"),
         "torch": ("2.13.0", "2.13.0"),
-        "transformers": ("5.23.0", "5.24.0"),
+        "transformers": ("5.23.0", "5.25.0"),
         "transformer-lens": ("4.3.0", "4.3.0"),
         "nnsight": ("0.8.1", "0.8.1"),
     }
