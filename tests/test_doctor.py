@@ -34,7 +34,7 @@ def test_the_range_that_is_tested_is_allowed():
         ("transformers", "5.23.0", True),
         ("transformers", "5.25.0", True),
         ("transformers", "5.22.2", False),
-        ("transformers", "5.25.0.dev0", False),
+        ("transformers", "5.26.0.dev0", False),
         ("torch", "2.13.0+cpu", True),
         ("torch", "2.14.0", False),
         ("python", "3.11.9", True),
